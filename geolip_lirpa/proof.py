@@ -1,0 +1,237 @@
+r"""The trusted step: from multipliers to a proven bound.
+
+Place in the data flow: level 4, ``multipliers -> proven bound``. Imports `sdp` and `positive_definite`, no solver.
+
+**Verification.** Given multipliers :math:`\lambda, \tau \ge 0` and :math:`\sigma > 0`, `verify` proves
+:math:`M \succeq 0` (module `sdp`) by a floating-point Cholesky factorisation with all errors bounded, and returns
+:math:`\sqrt{(\sum\tau)(\sum\sigma)}`, rounded up. Scaling by powers of two makes the diagonal near one and is exact.
+
+**Repair.** A solver's multipliers are optimal to some digits only and M is singular at the optimum, so M has slightly
+negative eigenvalues. `prove` repairs them before it verifies: with layers numbered from the input (0, the :math:`\tau`)
+to the last activation (L), multipliers of layer l are multiplied by :math:`(1 + \eta)^{L - l}`.
+
+Why this works: write :math:`M = \sum_l M_l`, one term for each layer's constraints. In the coordinates
+:math:`\tilde z = z - \alpha v` (a congruence, which changes no sign) every constraint reads
+:math:`\tilde z((\beta - \alpha) v - \tilde z) \ge 0`, so the partial sum :math:`S_l = M_0 + .. + M_l` is a principal
+submatrix of M, hence positive semidefinite when M is. To first order the repaired matrix is :math:`M + \eta (S_0 + ..
++ S_{L-1})`, and the added part is positive definite: its kernel would have vanishing inputs, then vanishing first
+layer, and so on. For a chain of layers with :math:`\alpha = 0` the repaired matrix is congruent to
+:math:`\sqrt{1-\eta'}\,M + (1-\sqrt{1-\eta'})\,\mathrm{diag}(M)` with :math:`\eta' = \eta/(1+\eta)`: it removes
+eigenvalues down to :math:`-\eta/2` of the matrix with unit diagonal. The cost is a factor
+:math:`(1+\eta)^{L/2}` of the bound, whatever the norms of the layers. (A diagonal shift, the usual repair, must be paid
+with bounds on the activations, which grow like the product of the layers' norms.)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy.linalg import cho_solve, lapack
+
+from geolip_lirpa.errors import SolverError
+from geolip_lirpa.positive_definite import (
+    cholesky_error,
+    is_positive_semidefinite,
+    powers_of_two,
+)
+from geolip_lirpa.sdp import Array, Forms, Lmi, Multipliers, SdpInstance, assemble_lmi, gamma, input_diagonal
+from geolip_lirpa.types import Norm, OutputNorm
+
+#: Candidate repairs eta are powers of this ratio times the smallest that rounding allows.
+_REPAIR_RATIO = 16.0
+_LARGEST_REPAIR = 0.5
+
+
+@dataclass(frozen=True)
+class Proven:
+    """A proven upper bound and the (repaired) multipliers from which `verify` proves it."""
+
+    upper: float
+    multipliers: Multipliers
+
+
+def verify(instance: SdpInstance, multipliers: Multipliers, margin: float = 1.0) -> float | None:
+    """Prove a bound from multipliers; the only function whose result may be called rigorous.
+
+    Args:
+        instance: the program, rebuilt from the network.
+        multipliers: untrusted numbers.
+        margin: error allowances are multiplied by it. Whoever creates a proof uses 2, so that checking it elsewhere
+            (other BLAS, other rounding) does not fail by a hair.
+
+    Returns:
+        The proven upper bound of the instance's Lipschitz constant, or None when the multipliers prove nothing.
+    """
+    if _objective_is_zero(instance.forms):
+        return 0.0
+    if not _plausible(instance, multipliers):
+        return None
+    # From here on overflow would show as inf or NaN, which the factorisation refuses.
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        if not _is_feasible(instance.forms, multipliers, margin):
+            return None
+        bound = _objective(instance, multipliers)
+    return bound if np.isfinite(bound) else None
+
+
+def prove(instance: SdpInstance, multipliers: Multipliers) -> Proven:
+    """Repair a solver's multipliers and prove the bound they give.
+
+    Args:
+        instance: the program.
+        multipliers: from any solver; negative entries are set to zero, the scale of `output` is chosen here.
+
+    Raises:
+        SolverError: no repair turns these multipliers into a proof.
+    """
+    multipliers = _clip(multipliers)
+    if _objective_is_zero(instance.forms):
+        return Proven(0.0, multipliers)
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        repaired = _repair(instance, multipliers)
+    upper = None if repaired is None else verify(instance, repaired, 2.0)
+    if repaired is None or upper is None:
+        raise SolverError(
+            "proof: the solver's multipliers do not prove a finite bound (the matrix is far from positive "
+            "semidefinite). Raise the rank or the iterations of the solver, or choose another solver."
+        )
+    return Proven(upper, repaired)
+
+
+# --- verification ---------------------------------------------------------------------------------------------------
+
+
+def _objective_is_zero(forms: Forms) -> bool:
+    """C f does not depend on the variables, exactly: the constant is zero."""
+    tables = [*forms.output.values(), *forms.output_error.values()]
+    return all(not block.any() for block in tables)
+
+
+def _plausible(instance: SdpInstance, multipliers: Multipliers) -> bool:
+    """Shapes fit, everything finite, signs as promised."""
+    sizes = [s.lower.numel() for s in instance.slopes]
+    inputs = 1 if instance.input_norm is Norm.L2 else instance.input_scale.numel()
+    if [h.shape for h in multipliers.hidden] != [(s,) for s in sizes]:
+        return False
+    if multipliers.input.shape != (inputs,) or multipliers.output.shape != (instance.rows.shape[0],):
+        return False
+    numbers = [*multipliers.hidden, multipliers.input, multipliers.output]
+    if not all(bool(np.isfinite(v).all()) and bool((v >= 0).all()) for v in numbers):
+        return False
+    return bool((multipliers.output > 0).all())
+
+
+def _is_feasible(forms: Forms, multipliers: Multipliers, margin: float) -> bool:
+    """Prove that M is positive semidefinite for every matrix within the rounding errors of its computation."""
+    lmi = assemble_lmi(forms, multipliers)
+    scaling = _scaling(lmi.matrix.diagonal())
+    output_scaling = _scaling(multipliers.output)
+    if not (np.isfinite(scaling).all() and np.isfinite(output_scaling).all()):
+        return False
+    matrix = _scaled_matrix(lmi, scaling, output_scaling, multipliers.output)
+    error = margin * _scaled_error(lmi, scaling, output_scaling)
+    if margin > 1.0:
+        error += (margin - 1.0) * cholesky_error(len(matrix), float(np.abs(matrix.diagonal()).sum()))
+    return is_positive_semidefinite(matrix, error)
+
+
+def _scaling(diagonal: Array) -> Array:
+    """Powers of two near the square roots of a diagonal; any positive numbers would be valid."""
+    positive = np.maximum(diagonal, 0.0)
+    floor = 1e-24 * float(positive.max(initial=0.0)) or 1.0
+    return powers_of_two(np.sqrt(np.maximum(positive, floor)) * np.sqrt(2.0))
+
+
+def _scaled_matrix(lmi: Lmi, scaling: Array, output_scaling: Array, sigma: Array) -> Array:
+    n, m = len(scaling), len(output_scaling)
+    matrix = np.empty((n + m, n + m))
+    matrix[:n, :n] = lmi.matrix / scaling[:, None] / scaling
+    cross = -lmi.output / output_scaling[:, None] / scaling
+    matrix[n:, :n], matrix[:n, n:] = cross, cross.T
+    matrix[n:, n:] = np.diag(sigma / output_scaling**2)
+    return matrix
+
+
+def _scaled_error(lmi: Lmi, scaling: Array, output_scaling: Array) -> float:
+    """Bound of the spectral norm of all entrywise errors, after scaling (largest absolute row sum)."""
+    n, m = len(scaling), len(output_scaling)
+    weights = 1.0 / scaling
+    inner = (lmi.error @ weights) * weights
+    cross = lmi.output_error / output_scaling[:, None] * weights
+    rows = inner + cross.sum(axis=0)
+    largest = max(float(rows.max(initial=0.0)), float(cross.sum(axis=1).max(initial=0.0)))
+    return largest * (1.0 + gamma(2 * (n + m) + 16))
+
+
+def _objective(instance: SdpInstance, multipliers: Multipliers) -> float:
+    r""":math:`\sqrt{B Z}`, rounded up: B bounds :math:`\sum\tau_j w_j^2`, Z bounds :math:`\sum\sigma_k u_k^2`."""
+    if instance.input_norm is Norm.L2:
+        budget = float(multipliers.input[0])
+    else:
+        tau = input_diagonal(instance.forms, multipliers)
+        budget = float(tau.sum()) * (1.0 + gamma(len(tau) + 2))
+    sigma = multipliers.output
+    weight = float(sigma.max() if instance.output is OutputNorm.L2 else sigma.sum()) * (1.0 + gamma(len(sigma) + 2))
+    return float(np.sqrt(budget) * np.sqrt(weight) * (1.0 + gamma(16)))
+
+
+# --- repair (untrusted: whatever it returns goes through verify) ------------------------------------------------------
+
+
+def _clip(multipliers: Multipliers) -> Multipliers:
+    def clip(values: Array) -> Array:
+        return np.where(np.isfinite(values), np.maximum(values, 0.0), 0.0)
+
+    output = clip(multipliers.output)
+    floor = 1e-12 * float(output.max(initial=0.0)) or 1.0
+    return Multipliers(
+        tuple(clip(h) for h in multipliers.hidden), clip(multipliers.input), np.maximum(output, floor)
+    )
+
+
+def _graded(multipliers: Multipliers, repair: float) -> Multipliers:
+    """Multiply layer l of L by (1 + eta)^(L - l), counted from the input."""
+    depth = len(multipliers.hidden)
+    hidden = tuple(h * (1.0 + repair) ** (depth - l) for l, h in enumerate(multipliers.hidden, start=1))
+    return replace(multipliers, hidden=hidden, input=multipliers.input * (1.0 + repair) ** depth)
+
+
+def _repair(instance: SdpInstance, multipliers: Multipliers) -> Multipliers | None:
+    """Smallest workable repair, by a geometric ladder and bisection, with the output scale that goes with it."""
+    lmi = assemble_lmi(instance.forms, multipliers)
+    scaling = _scaling(lmi.matrix.diagonal())
+    size = instance.forms.size + instance.forms.rows
+    rounding = 2.0 * cholesky_error(size, 2.0 * size)
+    rounding += 4.0 * _scaled_error(lmi, scaling, _scaling(multipliers.output))
+    failed, repair, best = 0.0, 4.0 * rounding, None
+    while repair <= _LARGEST_REPAIR:
+        found = _with_output_scale(instance, _graded(multipliers, repair), rounding)
+        if found is None:
+            failed, repair = repair, repair * (_REPAIR_RATIO if best is None else 2.0)
+            if best is not None:
+                break
+            continue
+        best = found
+        if failed == 0.0 or repair <= 4.0 * failed:
+            break
+        repair = float(np.sqrt(repair * failed))
+    return best
+
+
+def _with_output_scale(instance: SdpInstance, multipliers: Multipliers, rounding: float) -> Multipliers | None:
+    """Scale sigma to the Schur complement O M_yy^-1 O^T, if M_yy (lowered by `rounding`) factorises."""
+    lmi = assemble_lmi(instance.forms, multipliers, with_error=False)
+    scaling = _scaling(lmi.matrix.diagonal())
+    matrix = lmi.matrix / scaling[:, None] / scaling
+    matrix[np.diag_indices_from(matrix)] -= rounding
+    factor, info = lapack.dpotrf(matrix.T, lower=1, clean=0, overwrite_a=1)
+    if info != 0 or not np.isfinite(factor.diagonal()).all():
+        return None
+    forms = lmi.output / scaling
+    schur = forms @ cho_solve((factor, True), forms.T)
+    weights = 1.0 / np.sqrt(multipliers.output)
+    ratio = weights[:, None] * schur * weights
+    zeta = float(np.linalg.eigvalsh(0.5 * (ratio + ratio.T))[-1])
+    # the last pivots must survive the lowering, too
+    return replace(multipliers, output=multipliers.output * max(zeta * (1.0 + 4.0 * rounding), 1e-300))
