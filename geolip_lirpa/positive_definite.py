@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.linalg import lapack
 
-from geolip_lirpa.sdp import Array, gamma
+from geolip_lirpa.rounding import Array, gamma
 
 # Far above everything that underflow can add in a matrix of up to 1e6 rows with entries below 1e100 (eta = 2^-1074).
 _UNDERFLOW = 1e-200

@@ -30,12 +30,14 @@ import numpy as np
 from scipy.linalg import cho_solve, lapack
 
 from geolip_lirpa.errors import SolverError
+from geolip_lirpa.forms import Forms
 from geolip_lirpa.positive_definite import (
     cholesky_error,
     is_positive_semidefinite,
     powers_of_two,
 )
-from geolip_lirpa.sdp import Array, Forms, Lmi, Multipliers, SdpInstance, assemble_lmi, gamma, input_diagonal
+from geolip_lirpa.rounding import Array, gamma
+from geolip_lirpa.sdp import Lmi, Multipliers, SdpInstance, assemble_lmi, input_diagonal
 from geolip_lirpa.types import Norm, OutputNorm
 
 #: Candidate repairs eta are powers of this ratio times the smallest that rounding allows.
@@ -63,7 +65,7 @@ def verify(instance: SdpInstance, multipliers: Multipliers, margin: float = 1.0)
     Returns:
         The proven upper bound of the instance's Lipschitz constant, or None when the multipliers prove nothing.
     """
-    if _objective_is_zero(instance.forms):
+    if objective_is_zero(instance.forms):
         return 0.0
     if not _plausible(instance, multipliers):
         return None
@@ -71,7 +73,7 @@ def verify(instance: SdpInstance, multipliers: Multipliers, margin: float = 1.0)
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         if not _is_feasible(instance.forms, multipliers, margin):
             return None
-        bound = _objective(instance, multipliers)
+        bound = _objective(instance, multipliers) * (1.0 + (margin - 1.0) * gamma(256))
     return bound if np.isfinite(bound) else None
 
 
@@ -86,7 +88,7 @@ def prove(instance: SdpInstance, multipliers: Multipliers) -> Proven:
         SolverError: no repair turns these multipliers into a proof.
     """
     multipliers = _clip(multipliers)
-    if _objective_is_zero(instance.forms):
+    if objective_is_zero(instance.forms):
         return Proven(0.0, multipliers)
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         repaired = _repair(instance, multipliers)
@@ -102,7 +104,7 @@ def prove(instance: SdpInstance, multipliers: Multipliers) -> Proven:
 # --- verification ---------------------------------------------------------------------------------------------------
 
 
-def _objective_is_zero(forms: Forms) -> bool:
+def objective_is_zero(forms: Forms) -> bool:
     """C f does not depend on the variables, exactly: the constant is zero."""
     tables = [*forms.output.values(), *forms.output_error.values()]
     return all(not block.any() for block in tables)
@@ -138,9 +140,7 @@ def _is_feasible(forms: Forms, multipliers: Multipliers, margin: float) -> bool:
 
 def _scaling(diagonal: Array) -> Array:
     """Powers of two near the square roots of a diagonal; any positive numbers would be valid."""
-    positive = np.maximum(diagonal, 0.0)
-    floor = 1e-24 * float(positive.max(initial=0.0)) or 1.0
-    return powers_of_two(np.sqrt(np.maximum(positive, floor)) * np.sqrt(2.0))
+    return powers_of_two(np.sqrt(np.where(diagonal > 0, diagonal, 1.0)) * np.sqrt(2.0))
 
 
 def _scaled_matrix(lmi: Lmi, scaling: Array, output_scaling: Array, sigma: Array) -> Array:

@@ -36,7 +36,8 @@ import torch
 from torch import Tensor
 
 from geolip_lirpa.network import Network
-from geolip_lirpa.sdp import Array, Multipliers, SdpInstance
+from geolip_lirpa.rounding import Array
+from geolip_lirpa.sdp import Multipliers, SdpInstance
 from geolip_lirpa.solvers.base import SolverResult, Status
 from geolip_lirpa.solvers.lbfgs import LbfgsOptions, LbfgsResult, minimise
 from geolip_lirpa.types import Norm, OutputNorm
@@ -53,6 +54,17 @@ class Factor:
 
     input: Tensor
     hidden: tuple[Tensor, ...]
+
+    def widened(self, rank: int, size: float = 1e-3, seed: int = 0) -> Factor:
+        """The factor with more columns, filled with small random numbers so that saddle points can be left."""
+        generator = torch.Generator().manual_seed(seed)
+
+        def widen(part: Tensor) -> Tensor:
+            shape = (part.shape[0], max(0, rank - part.shape[1]))
+            noise = size * torch.randn(shape, dtype=part.dtype, generator=generator)
+            return torch.cat([part, noise * part.abs().mean()], dim=1)
+
+        return Factor(widen(self.input), tuple(widen(h) for h in self.hidden))
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,160 @@
+"""Solve programs and prove their bounds, spending effort where it changes the answer.
+
+Place in the data flow: level 5, ``SdpInstance -> solver -> proof``. The only place where untrusted solvers and the
+trusted checker meet.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from geolip_lirpa.errors import SolverError
+from geolip_lirpa.proof import objective_is_zero, prove
+from geolip_lirpa.sdp import Multipliers, SdpInstance
+from geolip_lirpa.solvers.base import Solver, SolverResult
+from geolip_lirpa.solvers.low_rank import Factor, LowRankResult, LowRankSolver
+from geolip_lirpa.types import Norm
+
+#: Called with the number of programs finished so far and in all.
+Progress = Callable[[int, int], None]
+
+# Stages of the low-rank solver: (additional rank, gradient tolerance). Most programs end after the first or second.
+_STAGES = ((0, 1e-5), (0, 1e-7), (4, 1e-8), (12, 1e-10))
+# Numbers of one program in a batch, times its copies in L-BFGS, should stay below this many bytes.
+_BATCH_BYTES = 1 << 30
+_COPIES = 40
+
+
+@dataclass(frozen=True)
+class ProvenBound:
+    """A program's proven bound with how it was found.
+
+    Args:
+        upper: proven; infinite when no proof was found.
+        multipliers: the proof, None when there is none.
+        value: the solver's objective at a feasible point of the relaxation (None when it has none): the best bound
+            that this relaxation can give is not below it.
+        seconds: solving and proving.
+        solver: its name.
+        factor: low-rank vectors, for rounding.
+    """
+
+    upper: float
+    multipliers: Multipliers | None
+    value: float | None
+    seconds: float
+    solver: str
+    factor: Factor | None = None
+
+    @property
+    def relative_gap(self) -> float | None:
+        """(upper - value) / upper."""
+        if self.value is None or not math.isfinite(self.upper):
+            return None
+        return max(0.0, (self.upper - self.value) / self.upper) if self.upper > 0 else 0.0
+
+
+def bound_programs(
+    instances: Sequence[SdpInstance],
+    groups: Sequence[int],
+    solver: Solver,
+    target: float = 1e-6,
+    progress: Progress | None = None,
+) -> list[ProvenBound]:
+    """Bound programs of one family; those of one group are wanted only through the maximum of their bounds.
+
+    Args:
+        instances: programs that share network, norms, ties and number of rows.
+        groups: a group number for each.
+        solver: which solver to use.
+        target: relative gap at which a bound is good enough.
+        progress: see `Progress`.
+    """
+    if not isinstance(solver, LowRankSolver):
+        return _bound_once(instances, solver, progress)
+    results: list[ProvenBound | None] = [_trivial(i, solver.name) for i in instances]
+    pending = [i for i, result in enumerate(results) if result is None]
+    for extra, tolerance in _STAGES:
+        stage = replace(solver, rank=solver.rank + extra, tolerance=tolerance)
+        for chunk in _chunks(pending, instances[0], stage.rank):
+            found = stage.solve([instances[i] for i in chunk], _starts(chunk, results, stage.rank))
+            for i, result in zip(chunk, found, strict=True):
+                results[i] = _better(results[i], _prove(instances[i], result))
+            if progress is not None:
+                progress(len(instances) - len(_pending(results, groups, target)), len(instances))
+        pending = _pending(results, groups, target)
+        if not pending:
+            break
+    return [r for r in results if r is not None]
+
+
+def _trivial(instance: SdpInstance, name: str) -> ProvenBound | None:
+    """The bound zero of outputs that do not depend on the input; there is nothing to solve."""
+    if not objective_is_zero(instance.forms):
+        return None
+    inputs = 1 if instance.input_norm is Norm.L2 else instance.input_scale.numel()
+    hidden = tuple(np.zeros(s.lower.numel()) for s in instance.slopes)
+    return ProvenBound(0.0, Multipliers(hidden, np.zeros(inputs), np.ones(instance.rows.shape[0])), 0.0, 0.0, name)
+
+
+def _bound_once(
+    instances: Sequence[SdpInstance], solver: Solver, progress: Progress | None
+) -> list[ProvenBound]:
+    bounds = []
+    for number, instance in enumerate(instances, start=1):
+        bounds.append(_trivial(instance, solver.name) or _prove(instance, solver.solve([instance])[0]))
+        if progress is not None:
+            progress(number, len(instances))
+    return bounds
+
+
+def _prove(instance: SdpInstance, result: SolverResult) -> ProvenBound:
+    begin = time.perf_counter()
+    factor = result.factor if isinstance(result, LowRankResult) else None
+    try:
+        proven = prove(instance, result.multipliers)
+        upper, multipliers = proven.upper, proven.multipliers
+    except SolverError:
+        upper, multipliers = math.inf, None
+    seconds = result.seconds + time.perf_counter() - begin
+    return ProvenBound(upper, multipliers, result.value, seconds, result.solver, factor)
+
+
+def _better(old: ProvenBound | None, new: ProvenBound) -> ProvenBound:
+    """Keep the smaller bound, the larger value and the latest factor; add up the time."""
+    if old is None:
+        return new
+    best = new if new.upper <= old.upper else replace(old, factor=new.factor)
+    values = [v for v in (old.value, new.value) if v is not None]
+    return replace(best, value=max(values, default=None), seconds=old.seconds + new.seconds)
+
+
+def _pending(results: Sequence[ProvenBound | None], groups: Sequence[int], target: float) -> list[int]:
+    """Programs whose bound is still the reason why their group's bound exceeds what is known to be attained."""
+    attained: dict[int, float] = {}
+    for result, group in zip(results, groups, strict=True):
+        value = -math.inf if result is None or result.value is None else result.value
+        attained[group] = max(value, attained.get(group, -math.inf))
+    return [
+        i
+        for i, (result, group) in enumerate(zip(results, groups, strict=True))
+        if result is None or result.upper - attained[group] > target * abs(result.upper) or math.isinf(result.upper)
+    ]
+
+
+def _chunks(pending: Sequence[int], instance: SdpInstance, rank: int) -> list[list[int]]:
+    size = instance.network.input_size + instance.network.hidden_size
+    count = max(1, _BATCH_BYTES // (8 * _COPIES * rank * size))
+    return [list(pending[i : i + count]) for i in range(0, len(pending), count)]
+
+
+def _starts(chunk: Sequence[int], results: Sequence[ProvenBound | None], rank: int) -> list[Factor] | None:
+    """Last factors as starts, widened by small random columns where the rank has grown."""
+    found = [results[i] for i in chunk]
+    factors = [r.factor for r in found if r is not None and r.factor is not None]
+    return [f.widened(rank) for f in factors] if len(factors) == len(chunk) else None

@@ -1,0 +1,376 @@
+r"""Lipschitz constants of networks: proven upper bounds, attained lower bounds, certificates.
+
+Place in the data flow: level 9. ``Network -> SlopeIntervals -> SdpInstance -> multipliers -> Certificate ->
+LipschitzResult``. Knows no auto_LiRPA; `lipschitz.compute_lipschitz` is the entry point for its users.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from geolip_lirpa.baselines import brute_force, entrywise_bound, norm_product
+from geolip_lirpa.bounding import Progress, ProvenBound, bound_programs
+from geolip_lirpa.certificate import Certificate, Claim, LocalScope, network_signature, one_coordinate
+from geolip_lirpa.errors import SpecificationError
+from geolip_lirpa.lower_bounds import attained_lower_bounds
+from geolip_lirpa.network import Network
+from geolip_lirpa.rounding import gamma
+from geolip_lirpa.sdp import SdpInstance
+from geolip_lirpa.slopes import SlopeIntervals, global_slopes
+from geolip_lirpa.solvers.auto import make_solver
+from geolip_lirpa.types import Norm, OutputNorm, Proof
+
+#: Ways to bound: GeoLIP's program, two products of norms (proven), enumeration of all slope patterns (exact for the
+#: formal constant up to rounding, few neurons) and sampling (a lower bound only).
+METHODS = ("sdp", "norm-product", "entrywise", "brute-force", "sampled")
+
+#: Methods whose bounds are proven and go into certificates.
+PROVEN_METHODS = ("sdp", "norm-product", "entrywise")
+
+#: Largest number of variables (kept inputs and free neurons) for which a dense proof is attempted.
+DENSE_LIMIT = 12_000
+
+
+@dataclass(frozen=True)
+class LipschitzOptions:
+    """How a bound is computed.
+
+    Args:
+        norm: of the input.
+        output: "rows" for one bound a row of C, or the norm in which ``C f`` is measured.
+        method: see `METHODS`.
+        solver: see `solvers.auto.SOLVER_NAMES`.
+        form: of the program for cvxpy solvers.
+        tie_input: one multiplier for all inputs (GeoLIP's option; looser).
+        tie_layers: one multiplier for all neurons of a layer.
+        relative_gap: at which the low-rank solver is content.
+        lower_bounds: whether to search attained lower bounds.
+        seed: of random starts.
+    """
+
+    norm: Norm = Norm.LINF
+    output: OutputNorm = OutputNorm.ROWS
+    method: str = "sdp"
+    solver: str = "auto"
+    form: str = "auto"
+    tie_input: bool = False
+    tie_layers: bool = False
+    relative_gap: float = 1e-6
+    lower_bounds: bool = True
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class RowBound:
+    """Bound of one row of C (or of the whole vector) on one input region.
+
+    Args:
+        sample: position in the batch of regions; 0 for a global bound.
+        row: position among the rows of C; None when they are measured together.
+        upper: proven (`proof` is `RIGOROUS`) or estimated (`NUMERICAL`) upper bound.
+        lower: attained by a witness.
+        proof: what `upper` is worth.
+        solver: whose multipliers prove `upper`; ``"norm-product"`` where no SDP bound could be proven.
+        relative_gap: between `upper` and the relaxation's value at a feasible point; None when unknown.
+        seconds: spent on this bound.
+        value: the relaxation's value at a feasible point; not a bound of anything but the relaxation.
+        witness: input at which `lower` is attained, (\\*input_shape), or None.
+    """
+
+    sample: int
+    row: int | None
+    upper: float
+    lower: float
+    proof: Proof
+    solver: str
+    relative_gap: float | None
+    seconds: float
+    value: float | None
+    witness: Tensor | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
+class LipschitzResult:
+    """Bounds for a batch of regions and the rows of C.
+
+    Args:
+        upper: (B, n_spec) float64, or (B, 1) for a vector output; host convention.
+        lower: the same shape.
+        rows: the same bounds one by one, with proof, solver, gap and time.
+        certificate: proofs of all rigorous rows; None when any row is only numerical.
+        seconds: of the whole call.
+    """
+
+    upper: Tensor
+    lower: Tensor
+    rows: tuple[RowBound, ...]
+    certificate: Certificate | None
+    seconds: float
+
+
+@dataclass(frozen=True)
+class LipschitzProblem:
+    """What is to be bounded.
+
+    Args:
+        network: float64.
+        rows: (B, m, n_out), the matrices C.
+        slopes: one for each of the B regions.
+        input_scale: (n0,), the norm is that of ``x / input_scale``.
+        local: the regions, or None for the whole space.
+    """
+
+    network: Network
+    rows: Tensor
+    slopes: tuple[SlopeIntervals, ...]
+    input_scale: Tensor
+    local: LocalScope | None = None
+
+
+def global_problem(network: Network, rows: Tensor | None = None, input_scale: Tensor | None = None) -> LipschitzProblem:
+    """The problem of the formal global Lipschitz constant.
+
+    Args:
+        network: float64.
+        rows: (m, n_out) or (1, m, n_out); default: the identity.
+        input_scale: (n0,) non-negative; default: ones.
+    """
+    rows = torch.eye(network.output_size, dtype=torch.float64) if rows is None else rows.to(torch.float64)
+    rows = rows[None] if rows.ndim == 2 else rows
+    return LipschitzProblem(network, check_rows(rows, network), (global_slopes(network),), check_scale(input_scale, network))
+
+
+def check_rows(rows: Tensor, network: Network) -> Tensor:
+    """Validate C of shape (B, m, n_out) and cast it to float64."""
+    if rows.ndim != 3 or rows.shape[2] != network.output_size or 0 in rows.shape:
+        raise SpecificationError(
+            f"C: got shape {tuple(rows.shape)}; allowed is (batch, n_spec, {network.output_size}) with n_spec >= 1. "
+            "Each row of C is one linear functional of the outputs."
+        )
+    if not bool(torch.isfinite(rows).all()):
+        raise SpecificationError("C: holds NaN or infinity. Pass finite numbers.")
+    return rows.detach().to(device="cpu", dtype=torch.float64)
+
+
+def check_scale(scale: Tensor | None, network: Network) -> Tensor:
+    """Validate the input scale (n0,) and cast it to float64; ones when None."""
+    if scale is None:
+        return torch.ones(network.input_size, dtype=torch.float64)
+    flat = scale.detach().reshape(-1).to(device="cpu", dtype=torch.float64)
+    if flat.shape != (network.input_size,) or not bool(torch.isfinite(flat).all() and (flat >= 0).all()):
+        raise SpecificationError(
+            f"input_scale: got shape {tuple(scale.shape)}; allowed are {network.input_size} finite non-negative "
+            "numbers, one for each input coordinate."
+        )
+    return flat
+
+
+def network_lipschitz(
+    problem: LipschitzProblem, options: LipschitzOptions, progress: Progress | None = None
+) -> LipschitzResult:
+    """Bound the Lipschitz constants of a problem.
+
+    Args:
+        problem: see `LipschitzProblem`.
+        options: see `LipschitzOptions`.
+        progress: called with the number of finished programs and of all.
+
+    Raises:
+        SpecificationError: contradictory options.
+        SolverUnavailableError: the solver's package or licence is missing.
+    """
+    begin = time.perf_counter()
+    _require_method(options)
+    _require_size(problem.network)
+    parts = _parts(problem, options)
+    bounds = _upper_bounds(options, parts, progress)
+    lowers = _lower_bounds(problem, options, parts, bounds)
+    rows = _rows(parts, bounds, lowers, options)
+    shape = (problem.rows.shape[0], -1)
+    return LipschitzResult(
+        upper=torch.tensor([r.upper for r in rows], dtype=torch.float64).reshape(shape),
+        lower=torch.tensor([r.lower for r in rows], dtype=torch.float64).reshape(shape),
+        rows=tuple(rows),
+        certificate=_certificate(problem, options, parts, bounds) if options.method in PROVEN_METHODS else None,
+        seconds=time.perf_counter() - begin,
+    )
+
+
+def _upper_bounds(
+    options: LipschitzOptions, parts: Sequence[_Part], progress: Progress | None
+) -> list[ProvenBound]:
+    instances = [p.instance for p in parts]
+    if options.method == "sdp":
+        solver = make_solver(options.solver, options.form, options.seed)
+        found = bound_programs(instances, [p.group for p in parts], solver, options.relative_gap, progress)
+        return [_with_fallback(i, bound) for i, bound in zip(instances, found, strict=True)]
+    rules = {"norm-product": norm_product, "entrywise": entrywise_bound, "brute-force": brute_force}
+    rule = rules.get(options.method, lambda instance: math.inf)
+    bounds = []
+    for number, instance in enumerate(instances, start=1):
+        begin = time.perf_counter()
+        # a claim must survive being recomputed with another order of summation
+        upper = rule(instance) * (1.0 + gamma(256))
+        bounds.append(ProvenBound(upper, None, None, time.perf_counter() - begin, options.method))
+        if progress is not None:
+            progress(number, len(instances))
+    return bounds
+
+
+def _require_method(options: LipschitzOptions) -> None:
+    if options.method not in METHODS:
+        raise SpecificationError(
+            f"method: got {options.method!r}; allowed are {', '.join(METHODS)}. Use 'sdp' for the tightest proven bound."
+        )
+
+
+def _require_size(network: Network) -> None:
+    size = network.input_size + network.hidden_size
+    if size > DENSE_LIMIT:
+        raise SpecificationError(
+            f"network: {network.input_size} inputs and {network.hidden_size} neurons; proofs reach {DENSE_LIMIT} in "
+            "all. Bound a part of the network (final_node_name=...) or a smaller network."
+        )
+
+
+# --- programs of a problem ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One program: its place in the problem, and the group whose maximum it contributes to."""
+
+    sample: int
+    row: int | None
+    coordinate: int | None
+    group: int
+    instance: SdpInstance
+
+
+def _parts(problem: LipschitzProblem, options: LipschitzOptions) -> list[_Part]:
+    together = options.output in (OutputNorm.L1, OutputNorm.L2)
+    samples, count = problem.rows.shape[:2]
+    parts: list[_Part] = []
+    for b in range(samples):
+        family = _family(problem, options, b)
+        for j, scaled in _coordinates(problem, options, family):
+            if together:
+                parts.append(_Part(b, None, j, b, scaled.with_rows(problem.rows[b], options.output)))
+                continue
+            for row in range(count):
+                group = b if options.output is OutputNorm.LINF else b * count + row
+                parts.append(_Part(b, row, j, group, scaled.with_rows(problem.rows[b, row : row + 1])))
+    return parts
+
+
+def _family(problem: LipschitzProblem, options: LipschitzOptions, b: int) -> SdpInstance:
+    norm = Norm.LINF if options.norm is Norm.L1 else options.norm
+    return SdpInstance(
+        problem.network, problem.slopes[b], norm, problem.input_scale, problem.rows[b, :1],
+        tie_input=options.tie_input, tie_layers=options.tie_layers,
+    )  # fmt: skip
+
+
+def _coordinates(
+    problem: LipschitzProblem, options: LipschitzOptions, family: SdpInstance
+) -> list[tuple[int | None, SdpInstance]]:
+    r"""For l_1 one program a coordinate: the unit ball is the hull of :math:`\pm s_j e_j` and the FGL is convex in dx."""
+    if options.norm is not Norm.L1:
+        return [(None, family)]
+    coordinates = torch.nonzero(problem.input_scale).flatten().tolist()
+    return [(j, family.with_input_scale(one_coordinate(problem.input_scale, j))) for j in coordinates]
+
+
+# --- results ------------------------------------------------------------------------------------------------------------
+
+
+def _with_fallback(instance: SdpInstance, bound: ProvenBound) -> ProvenBound:
+    """Where the solver's multipliers prove nothing, the product of norms is still a proof."""
+    if math.isfinite(bound.upper):
+        return bound
+    upper = min(norm_product(instance), entrywise_bound(instance)) * (1.0 + gamma(256))
+    return replace(bound, upper=upper, solver="norm-product")
+
+
+def _lower_bounds(
+    problem: LipschitzProblem, options: LipschitzOptions, parts: Sequence[_Part], bounds: Sequence[ProvenBound]
+) -> dict[int, tuple[float, Tensor | None]]:
+    """Attained lower bound by group: of the group's program with the largest upper bound."""
+    if not options.lower_bounds:
+        return {}
+    leaders: dict[int, int] = {}
+    for i, part in enumerate(parts):
+        best = leaders.get(part.group)
+        if best is None or bounds[i].upper > bounds[best].upper:
+            leaders[part.group] = i
+    result: dict[int, tuple[float, Tensor | None]] = {}
+    for b in range(problem.rows.shape[0]):
+        chosen = [i for i in leaders.values() if parts[i].sample == b]
+        region = None if problem.local is None else problem.local.region(b)
+        found = attained_lower_bounds([parts[i].instance for i in chosen], region=region, seed=options.seed)
+        for i, lower in zip(chosen, found, strict=True):
+            result[parts[i].group] = (lower.value, lower.witness)
+    return result
+
+
+def _rows(
+    parts: Sequence[_Part],
+    bounds: Sequence[ProvenBound],
+    lowers: dict[int, tuple[float, Tensor | None]],
+    options: LipschitzOptions,
+) -> list[RowBound]:
+    members: dict[int, list[int]] = {}
+    for i, part in enumerate(parts):
+        members.setdefault(part.group, []).append(i)
+    proof = Proof.RIGOROUS if options.method in PROVEN_METHODS else Proof.NUMERICAL
+    rows = []
+    for group, indices in sorted(members.items()):
+        leader = max(indices, key=lambda i: bounds[i].upper)
+        values = [bounds[i].value for i in indices]
+        value = max((v for v in values if v is not None), default=None)
+        whole = replace(bounds[leader], value=value)
+        lower, witness = lowers.get(group, (0.0, None))
+        row = parts[leader].row if options.output is OutputNorm.ROWS else None
+        seconds = sum(bounds[i].seconds for i in indices)
+        rows.append(
+            RowBound(
+                parts[leader].sample, row, whole.upper, lower, proof, whole.solver, whole.relative_gap,
+                seconds, value, witness,
+            )
+        )  # fmt: skip
+    return rows
+
+
+def _certificate(
+    problem: LipschitzProblem, options: LipschitzOptions, parts: Sequence[_Part], bounds: Sequence[ProvenBound]
+) -> Certificate:
+    claims = [
+        Claim(part.sample, part.row, part.coordinate, bound.upper, bound.multipliers)
+        for part, bound in zip(parts, bounds, strict=True)
+    ]
+    return Certificate(
+        signature=network_signature(problem.network),
+        norm=options.norm,
+        input_scale=problem.input_scale,
+        rows=problem.rows,
+        output=options.output,
+        scope="global" if problem.local is None else "local",
+        claims=tuple(claims),
+        local=problem.local,
+        metadata={},
+        rests_on=rests_on(problem.local),
+    )
+
+
+def rests_on(local: LocalScope | None) -> tuple[str, ...]:
+    """What has to be believed beside the checker."""
+    base = ("the network in real arithmetic with its stored weights",)
+    if local is None:
+        return base
+    return (*base, f"pre-activation bounds of auto_LiRPA ({local.bound_method}), recomputed in float64 with slack")

@@ -1,0 +1,77 @@
+"""Small random networks and programs for tests."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from geolip_lirpa.activations import ReLU
+from geolip_lirpa.activations.base import Activation
+from geolip_lirpa.network import AffineOperator, Network, Node, linear_operator, sequential
+from geolip_lirpa.sdp import SdpInstance
+from geolip_lirpa.slopes import global_slopes
+from geolip_lirpa.types import Norm, OutputNorm
+
+
+def random_linear(rows: int, columns: int, generator: torch.Generator) -> AffineOperator:
+    """A linear layer with float32 entries of size 1/sqrt(columns)."""
+    weight = torch.randn((rows, columns), generator=generator) / columns**0.5
+    return linear_operator(weight, torch.randn(rows, generator=generator) / 4)
+
+
+def random_mlp(seed: int, sizes: Sequence[int], activation: Activation | None = None) -> Network:
+    """Layers of the given sizes (input, hidden .., output) with an activation between them."""
+    generator = torch.Generator().manual_seed(seed)
+    operations: list[tuple[str, AffineOperator | Activation]] = []
+    for number, (columns, rows) in enumerate(itertools.pairwise(sizes)):
+        operations.append((f"linear{number}", random_linear(rows, columns, generator)))
+        if number < len(sizes) - 2:
+            operations.append((f"activation{number}", activation or ReLU()))
+    return sequential((sizes[0],), operations)
+
+
+def signed_sum(first: float = 1.0, second: float = 1.0) -> AffineOperator:
+    """``first x + second y`` of two branches."""
+    signs = (torch.tensor(first, dtype=torch.float64), torch.tensor(second, dtype=torch.float64))
+    return AffineOperator("Add", lambda x, p: x[0] * p[0] + x[1] * p[1], signs, sum_roundings=3)
+
+
+def random_residual(seed: int, width: int = 5, outputs: int = 2, activation: Activation | None = None) -> Network:
+    """Input -> linear -> act -> linear -> act -> + skip connection -> linear."""
+    generator = torch.Generator().manual_seed(seed)
+    act = activation or ReLU()
+    shape = (width,)
+    return Network(
+        (
+            Node("input", shape),
+            Node("linear0", shape, (0,), random_linear(width, width, generator)),
+            Node("act0", shape, (1,), act),
+            Node("linear1", shape, (2,), random_linear(width, width, generator)),
+            Node("act1", shape, (3,), act),
+            Node("add", shape, (4, 2), signed_sum(1.0, -1.0)),
+            Node("linear2", (outputs,), (5,), random_linear(outputs, width, generator)),
+        )
+    )
+
+
+def lipschitz_instance(
+    network: Network,
+    row: int = 0,
+    norm: Norm = Norm.LINF,
+    output: OutputNorm = OutputNorm.ROWS,
+    rows: Tensor | None = None,
+    input_scale: Tensor | None = None,
+    tie_input: bool = False,
+    tie_layers: bool = False,
+) -> SdpInstance:
+    """The global program of one output row, or of given rows of C."""
+    if rows is None:
+        rows = torch.eye(network.output_size, dtype=torch.float64)
+        rows = rows[row : row + 1] if output is OutputNorm.ROWS else rows
+    scale = torch.ones(network.input_size, dtype=torch.float64) if input_scale is None else input_scale
+    return SdpInstance(
+        network, global_slopes(network), norm, scale, rows, output, tie_input=tie_input, tie_layers=tie_layers
+    )
