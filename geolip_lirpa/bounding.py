@@ -23,8 +23,8 @@ from geolip_lirpa.types import Norm
 #: Called with the number of programs finished so far and in all.
 Progress = Callable[[int, int], None]
 
-# Stages of the low-rank solver: (additional rank, gradient tolerance). Most programs end after the first or second.
-_STAGES = ((0, 1e-5), (0, 1e-7), (4, 1e-8), (12, 1e-10))
+# Stages of the low-rank solver: (additional rank, gradient tolerance). Most programs end after the first.
+_STAGES = ((0, 1e-7), (0, 1e-9), (4, 1e-9), (12, 1e-10), (24, 1e-10))
 # Numbers of one program in a batch, times its copies in L-BFGS, should stay below this many bytes.
 _BATCH_BYTES = 1 << 30
 _COPIES = 40
@@ -59,6 +59,18 @@ class ProvenBound:
         return max(0.0, (self.upper - self.value) / self.upper) if self.upper > 0 else 0.0
 
 
+class BoundsInterrupted(KeyboardInterrupt):
+    """Ctrl-C while programs were bounded.
+
+    Args:
+        bounds: what was proven until then, one for each program; infinite where nothing was.
+    """
+
+    def __init__(self, bounds: Sequence[ProvenBound]) -> None:
+        super().__init__()
+        self.bounds = tuple(bounds)
+
+
 def bound_programs(
     instances: Sequence[SdpInstance],
     groups: Sequence[int],
@@ -74,10 +86,31 @@ def bound_programs(
         solver: which solver to use.
         target: relative gap at which a bound is good enough.
         progress: see `Progress`.
+
+    Raises:
+        BoundsInterrupted: Ctrl-C; holds what was proven until then.
     """
-    if not isinstance(solver, LowRankSolver):
-        return _bound_once(instances, solver, progress)
     results: list[ProvenBound | None] = [_trivial(i, solver.name) for i in instances]
+    try:
+        if isinstance(solver, LowRankSolver):
+            _bound_in_stages(instances, groups, solver, target, progress, results)
+        else:
+            _bound_once(instances, solver, progress, results)
+    except KeyboardInterrupt:
+        nothing = ProvenBound(math.inf, None, None, 0.0, solver.name)
+        raise BoundsInterrupted([result or nothing for result in results]) from None
+    return [r for r in results if r is not None]
+
+
+def _bound_in_stages(
+    instances: Sequence[SdpInstance],
+    groups: Sequence[int],
+    solver: LowRankSolver,
+    target: float,
+    progress: Progress | None,
+    results: list[ProvenBound | None],
+) -> None:
+    """Fill and improve `results`, with more effort for those that still need it."""
     pending = [i for i, result in enumerate(results) if result is None]
     for extra, tolerance in _STAGES:
         stage = replace(solver, rank=solver.rank + extra, tolerance=tolerance)
@@ -90,7 +123,6 @@ def bound_programs(
         pending = _pending(results, groups, target)
         if not pending:
             break
-    return [r for r in results if r is not None]
 
 
 def _trivial(instance: SdpInstance, name: str) -> ProvenBound | None:
@@ -103,14 +135,16 @@ def _trivial(instance: SdpInstance, name: str) -> ProvenBound | None:
 
 
 def _bound_once(
-    instances: Sequence[SdpInstance], solver: Solver, progress: Progress | None
-) -> list[ProvenBound]:
-    bounds = []
-    for number, instance in enumerate(instances, start=1):
-        bounds.append(_trivial(instance, solver.name) or _prove(instance, solver.solve([instance])[0]))
+    instances: Sequence[SdpInstance],
+    solver: Solver,
+    progress: Progress | None,
+    results: list[ProvenBound | None],
+) -> None:
+    """Fill `results`, one program after the other."""
+    for i, instance in enumerate(instances):
+        results[i] = results[i] or _prove(instance, solver.solve([instance])[0])
         if progress is not None:
-            progress(number, len(instances))
-    return bounds
+            progress(i + 1, len(instances))
 
 
 def _prove(instance: SdpInstance, result: SolverResult) -> ProvenBound:

@@ -31,8 +31,7 @@ def global_slopes(network: Network) -> SlopeIntervals:
     result = []
     for position in network.activations:
         node = network.nodes[position]
-        device = _device(network)
-        end = torch.full(node.shape, math.inf, dtype=torch.float64, device=device)
+        end = torch.full(node.shape, math.inf, dtype=torch.float64, device=_device(network))
         result.append(_flat(_activation(node).derivative_range(-end, end), node, batched=False))
     return tuple(result)
 
@@ -119,7 +118,7 @@ def _checked_bounds(network: Network, bounds: Bounds) -> list[tuple[Node, Tensor
     """Nodes of the activations with validated float64 bounds."""
     _check_count("bounds", len(bounds), network)
     nodes = [network.nodes[i] for i in network.activations]
-    checked = [(node, *_checked_pair(node, lower, upper)) for node, (lower, upper) in zip(nodes, bounds, strict=True)]
+    checked = [(node, *_checked_pair(node, pair)) for node, pair in zip(nodes, bounds, strict=True)]
     batches = {lower.shape[0] if lower.ndim > len(node.shape) else None for node, lower, _ in checked}
     if len(batches) > 1:
         sizes = ", ".join("none" if size is None else str(size) for size in sorted(batches, key=lambda b: b or -1))
@@ -130,10 +129,13 @@ def _checked_bounds(network: Network, bounds: Bounds) -> list[tuple[Node, Tensor
     return checked
 
 
-def _checked_pair(node: Node, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+def _checked_pair(node: Node, pair: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
     """One activation's bounds in float64, refused when they enclose nothing."""
     where = f"bounds of node {node.name!r}"
-    lower, upper = _checked_tensor(where, node, lower), _checked_tensor(where, node, upper)
+    if not isinstance(pair, Sequence) or len(pair) != 2:
+        kind = f"{len(pair)} entries" if isinstance(pair, Sequence) else type(pair).__name__
+        raise SpecificationError(f"{where}: got {kind}; allowed is a pair (lower, upper) of tensors. Pass both bounds.")
+    lower, upper = _checked_tensor(where, node, pair[0]), _checked_tensor(where, node, pair[1])
     if lower.shape != upper.shape:
         raise SpecificationError(
             f"{where}: got lower of shape {tuple(lower.shape)} and upper of shape {tuple(upper.shape)}; "

@@ -51,48 +51,71 @@ Projection = Callable[[Tensor, Tensor], Tensor]
 
 
 class _History:
-    """Curvature pairs of the problems still at work; a pair with ``rho = 0`` is ignored."""
+    r"""Curvature pairs (s, y) of the problems still at work, in the compact representation.
 
-    def __init__(self, memory: int) -> None:
-        self.memory = memory
-        self.pairs: list[tuple[Tensor, Tensor, Tensor]] = []
-        self.scale: Tensor | None = None
+    With the pairs as columns of S and Y, oldest first, R the upper triangle of :math:`S^T Y`, D its diagonal, P the
+    diagonal preconditioner and :math:`\gamma` the scale (Byrd, Nocedal and Schnabel, Math. Program. 63, 1994):
+
+    .. math:: H g = \gamma P g + S R^{-T}((D + \gamma Y^T P Y) u - \gamma Y^T P g) - \gamma P Y u,
+        \quad u = R^{-1} S^T g .
+
+    A pair that is not valid for a problem is stored as zeros with a unit pivot, which takes it out of the formula.
+    """
+
+    def __init__(self, memory: int, preconditioner: Tensor) -> None:
+        count, size = preconditioner.shape
+        self.preconditioner = preconditioner
+        self.steps = preconditioner.new_zeros((count, memory, size))
+        self.changes = preconditioner.new_zeros((count, memory, size))  # P y
+        self.cross = preconditioner.new_zeros((count, memory, memory))  # s_i y_j
+        self.inner = preconditioner.new_zeros((count, memory, memory))  # y_i P y_j
+        self.scale = preconditioner.new_zeros(count)
+        self.newest = -1
 
     def add(self, step: Tensor, change: Tensor, valid: Tensor) -> None:
+        """Store a pair for each problem in place of the oldest; `valid` says where it may be used."""
         product = (step * change).sum(1)
-        size = (change * change).sum(1)
-        valid = valid & (product > 1e-12 * (step.norm(dim=1) * size.sqrt()))
-        rho = torch.where(valid, 1.0 / product.where(valid, torch.ones_like(product)), 0.0)
-        scale = torch.where(valid, product / size.where(valid, torch.ones_like(size)), 0.0)
-        self.scale = scale if self.scale is None else torch.where(valid, scale, self.scale)
-        self.pairs.append((step, change, rho))
-        if len(self.pairs) > self.memory:
-            self.pairs.pop(0)
+        valid = valid & (product > 1e-12 * (step.norm(dim=1) * change.norm(dim=1)))
+        step, change = step * valid[:, None], change * valid[:, None]
+        scaled = self.preconditioner * change
+        size = (change * scaled).sum(1)
+        self.scale = torch.where(valid, product / size.where(valid, torch.ones_like(size)), self.scale)
+        self.newest = (self.newest + 1) % self.steps.shape[1]
+        j = self.newest
+        self.steps[:, j], self.changes[:, j] = step, scaled
+        self.cross[:, j, :] = torch.einsum("pd,pmd->pm", step / self.preconditioner, self.changes)
+        self.cross[:, :, j] = torch.einsum("pd,pmd->pm", change, self.steps)
+        self.inner[:, j, :] = torch.einsum("pd,pmd->pm", change, self.changes)
+        self.inner[:, :, j] = self.inner[:, j, :]
 
     def select(self, keep: Tensor) -> None:
-        self.pairs = [(s[keep], y[keep], r[keep]) for s, y, r in self.pairs]
-        self.scale = None if self.scale is None else self.scale[keep]
+        for name in ("preconditioner", "steps", "changes", "cross", "inner", "scale"):
+            setattr(self, name, getattr(self, name)[keep])
 
     def forget(self, where: Tensor) -> None:
-        self.pairs = [(s, y, r.masked_fill(where, 0.0)) for s, y, r in self.pairs]
-        if self.scale is not None:
-            self.scale = self.scale.masked_fill(where, 0.0)
+        if bool(where.any()):
+            for values in (self.steps, self.changes, self.cross, self.inner, self.scale):
+                values[where] = 0.0
 
     def direction(self, gradient: Tensor) -> Tensor:
-        """Two-loop recursion; steepest descent with unit length where there is no curvature yet."""
-        q = gradient.clone()
-        coefficients = []
-        for step, change, rho in reversed(self.pairs):
-            a = rho * (step * q).sum(1)
-            q -= a[:, None] * change
-            coefficients.append(a)
-        length = 1.0 / gradient.norm(dim=1).clamp_min(1e-300)
-        first = length.clamp_max(1.0) if self.scale is None else torch.where(self.scale > 0, self.scale, length)
-        q *= first[:, None]
-        for (step, change, rho), a in zip(self.pairs, reversed(coefficients), strict=True):
-            b = rho * (change * q).sum(1)
-            q += (a - b)[:, None] * step
-        return -q
+        """Minus the inverse Hessian times the gradient; preconditioned descent of unit scale without curvature."""
+        gamma = torch.where(self.scale > 0, self.scale, 1.0)[:, None]
+        first = gamma * self.preconditioner * gradient
+        if self.newest < 0:
+            return -first
+        order = (torch.arange(self.steps.shape[1], device=gradient.device) + self.newest + 1) % self.steps.shape[1]
+        pick = order[:, None], order[None, :]
+        pivots = self.cross[:, order, order]
+        upper = self.cross[:, *pick].triu(1) + torch.diag_embed(torch.where(pivots > 0, pivots, 1.0))
+        along_steps = torch.einsum("pmd,pd->pm", self.steps, gradient)[:, order, None]
+        along_changes = torch.einsum("pmd,pd->pm", self.changes, gradient)[:, order, None]
+        u = torch.linalg.solve_triangular(upper, along_steps, upper=True)
+        middle = pivots[..., None] * u + gamma[..., None] * (self.inner[:, *pick] @ u - along_changes)
+        w = torch.linalg.solve_triangular(upper.transpose(1, 2), middle, upper=False)
+        back = torch.empty_like(order)
+        back[order] = torch.arange(len(order), device=order.device)
+        result = first + torch.einsum("pmd,pm->pd", self.steps, w[:, back, 0])
+        return -(result - gamma * torch.einsum("pmd,pm->pd", self.changes, u[:, back, 0]))
 
 
 @dataclass
@@ -112,7 +135,12 @@ class _State:
 
 
 def minimise(
-    function: Function, start: Tensor, retract: Retraction, project: Projection, options: LbfgsOptions
+    function: Function,
+    start: Tensor,
+    retract: Retraction,
+    project: Projection,
+    options: LbfgsOptions,
+    preconditioner: Tensor | None = None,
 ) -> LbfgsResult:
     """Minimise each problem of a batch.
 
@@ -122,6 +150,7 @@ def minimise(
         retract: maps ambient points (p, D) back to the manifold.
         project: ``project(points, vectors)`` onto the tangent spaces.
         options: see `LbfgsOptions`.
+        preconditioner: (P, D) positive, a diagonal estimate of the inverse Hessian; default: ones.
     """
     count = start.shape[0]
     index = torch.arange(count, device=start.device)
@@ -131,7 +160,7 @@ def minimise(
         start.clone(), value.clone(), torch.full_like(value, torch.inf), torch.zeros_like(index),
         torch.zeros(count, dtype=torch.bool, device=start.device), 0,
     )  # fmt: skip
-    history = _History(options.memory)
+    history = _History(options.memory, torch.ones_like(start) if preconditioner is None else preconditioner)
     evaluations = 1
     for iteration in range(options.max_iterations + 1):
         _record(result, state, iteration)

@@ -13,8 +13,17 @@ for vectors a ball with centre :math:`m\,dv` and radius :math:`r|dv|`. The objec
 .. math:: dz_i = m_i dv_i + r_i |dv_i| u_i, \quad |u_i| = 1, \qquad w_j \text{ unit (l_inf) or } |w|_F = 1 \text{ (l_2)}
 
 parametrises the problem by unit vectors alone: every point is feasible. With tied multipliers the constraints of a
-layer are summed, and u becomes one unit vector for the whole layer. The value :math:`\log |O\,y|` is maximised by
-L-BFGS on the product of spheres; gradients by autograd; rows of C, inputs and slopes of a batch are solved together.
+layer are summed, and u becomes one unit vector for the whole layer. Gradients come by autograd; rows of C, inputs and
+slopes of a batch are solved together. The value :math:`\log |O\,y|` is maximised in two phases.
+
+1. *Power iterations* (Journee et al., arXiv 0811.4724): replace every unit vector by its normalised gradient,
+   :math:`u_i \leftarrow g_i/|g_i|`. Given directions that agree with their gradients, the value is convex in each
+   block, so the step is an ascent step; and a neuron whose vector disagrees, which would otherwise hold :math:`dv_i` in
+   the kink at zero for hundreds of steps, is turned round at once.
+2. *L-BFGS* on the product of spheres, preconditioned with :math:`1/\langle g_i, u_i\rangle`, the inverse of the
+   sphere's own part of the Riemannian Hessian (a power iteration is the plain step in this metric).
+
+On trained networks 20 power iterations and 10 to 30 of L-BFGS give eight digits.
 
 **Multipliers** come from the same gradients. With :math:`t_i = |dv_i| u_i` and g the derivative of the objective by
 :math:`u_i`, stationarity of the Lagrangian gives :math:`\lambda_i = \langle g_i, u_i\rangle / (2 r_i^2 |dv_i|^2)` and
@@ -41,6 +50,10 @@ from geolip_lirpa.sdp import Multipliers, SdpInstance
 from geolip_lirpa.solvers.base import SolverResult, Status
 from geolip_lirpa.solvers.lbfgs import LbfgsOptions, LbfgsResult, minimise
 from geolip_lirpa.types import Norm, OutputNorm
+
+
+# Relative size below which the curvature of a vector no longer shortens the steps of the others.
+_LEAST_CURVATURE = 1e-6
 
 
 @dataclass(frozen=True)
@@ -80,6 +93,7 @@ class LowRankSolver:
 
     Args:
         rank: number of columns k of the factor.
+        power_iterations: of the first phase.
         max_iterations: L-BFGS iterations for each instance.
         tolerance: gradient norm of log |O y| at which an instance is finished.
         seed: of the random start.
@@ -88,8 +102,9 @@ class LowRankSolver:
 
     name: ClassVar[str] = "low-rank"
     rank: int = 8
-    max_iterations: int = 3000
-    tolerance: float = 1e-9
+    power_iterations: int = 20
+    max_iterations: int = 1000
+    tolerance: float = 1e-7
     seed: int = 0
     device: str = "cpu"
 
@@ -105,8 +120,9 @@ class LowRankSolver:
         begin = time.perf_counter()
         batch = _Batch(instances, torch.device(self.device))
         point = batch.random(self.rank, self.seed) if starts is None else batch.join(starts)
+        point, preconditioner = batch.power(point, self.power_iterations)
         options = LbfgsOptions(max_iterations=self.max_iterations, gradient_tolerance=self.tolerance)
-        solution = minimise(batch.negative_log, point, batch.retract, batch.project, options)
+        solution = minimise(batch.negative_log, point, batch.retract, batch.project, options, preconditioner)
         multipliers, values = batch.multipliers(solution.point)
         seconds = (time.perf_counter() - begin) / len(instances)
         return [
@@ -132,8 +148,8 @@ def _status(solution: LbfgsResult, p: int, limit: int) -> Status:
 class _Batch:
     """Instances stacked to tensors, and the map from unit vectors to the objective.
 
-    A point is a matrix (P, D): for each problem the vectors w and u_1 .. u_L, each stored as (k, size), one after the
-    other. D = k (n0 + N).
+    A point is a matrix (P, D), D = k (n0 + N): for each problem the columns of the factor, one after the other, each
+    over the inputs and the neurons of all activations.
     """
 
     def __init__(self, instances: Sequence[SdpInstance], device: torch.device) -> None:
@@ -158,14 +174,14 @@ class _Batch:
 
     # -- points ------------------------------------------------------------------------------------------------------
 
-    def _rank(self, point: Tensor) -> int:
-        return int(point.shape[1] // sum(self.sizes))
+    def _matrix(self, point: Tensor) -> Tensor:
+        """View (P, k, n0 + N) of a point."""
+        size = sum(self.sizes)
+        return point.reshape(point.shape[0], point.shape[1] // size, size)
 
     def split(self, point: Tensor) -> list[Tensor]:
         """Views (P, k, size) of a point's parts."""
-        k = self._rank(point)
-        parts = point.split([k * s for s in self.sizes], dim=1)
-        return [part.reshape(point.shape[0], k, size) for part, size in zip(parts, self.sizes, strict=True)]
+        return list(self._matrix(point).split(self.sizes, dim=2))
 
     def _grouped(self, part: int) -> bool:
         """Whether the part is one unit vector instead of one for each coordinate."""
@@ -174,14 +190,21 @@ class _Batch:
     def _dot(self, a: Tensor, b: Tensor, part: int) -> Tensor:
         return (a * b).sum(dim=(1, 2) if self._grouped(part) else 1, keepdim=True)
 
+    def _dots(self, a: Tensor, b: Tensor) -> Tensor:
+        """All inner products of two matrices (P, k, n0 + N), repeated over each group: (P, 1, n0 + N)."""
+        dots = (a * b).sum(1, keepdim=True)
+        for part, values in enumerate(dots.split(self.sizes, dim=2)):
+            if self._grouped(part):
+                values.copy_(values.sum(2, keepdim=True).expand_as(values))
+        return dots
+
     def retract(self, point: Tensor) -> Tensor:
-        parts = self.split(point)
-        unit = [x / self._dot(x, x, i).sqrt().clamp_min(1e-150) for i, x in enumerate(parts)]
-        return torch.cat([x.flatten(1) for x in unit], dim=1)
+        x = self._matrix(point)
+        return (x / self._dots(x, x).sqrt().clamp_min(1e-150)).flatten(1)
 
     def project(self, point: Tensor, vector: Tensor) -> Tensor:
-        pairs = enumerate(zip(self.split(point), self.split(vector), strict=True))
-        return torch.cat([(v - self._dot(x, v, i) * x).flatten(1) for i, (x, v) in pairs], dim=1)
+        x, v = self._matrix(point), self._matrix(vector)
+        return (v - self._dots(x, v) * x).flatten(1)
 
     def random(self, rank: int, seed: int) -> Tensor:
         """The same random unit vectors for every problem, so that a batch does not depend on its order."""
@@ -190,7 +213,7 @@ class _Batch:
         return self.retract(one.to(self.device).repeat(self.count, 1))
 
     def join(self, factors: Sequence[Factor]) -> Tensor:
-        rows = [torch.cat([part.T.flatten() for part in (f.input, *f.hidden)]) for f in factors]
+        rows = [torch.cat([f.input, *f.hidden]).T.flatten() for f in factors]
         return self.retract(torch.stack(rows).to(self.device))
 
     def factor(self, point: Tensor) -> Factor:
@@ -237,6 +260,19 @@ class _Batch:
         (gradient,) = torch.autograd.grad(value.sum(), leaf)
         return value.detach(), gradient
 
+    def power(self, point: Tensor, iterations: int) -> tuple[Tensor, Tensor]:
+        """Generalised power iterations; returns the last point and the preconditioner 1 / <g, u> there (P, D)."""
+        index = torch.arange(self.count, device=self.device)
+        for _ in range(iterations):
+            _, gradient = self.negative_log(point, index)
+            point = self.retract(torch.where(gradient == 0, point, -gradient))
+        _, gradient = self.negative_log(point, index)
+        curvature = -self._dots(self._matrix(point), self._matrix(gradient))
+        # vectors without influence get the step of the weakest that matter
+        floor = _LEAST_CURVATURE * curvature.amax(dim=2, keepdim=True).clamp_min(torch.finfo(point.dtype).tiny)
+        weights = 1.0 / torch.maximum(curvature, floor)
+        return point, weights.expand_as(self._matrix(point)).flatten(1)
+
     def multipliers(self, point: Tensor) -> tuple[list[Multipliers], Tensor]:
         """Closed-form multipliers at a point, and the objective there (P,)."""
         index = torch.arange(self.count, device=self.device)
@@ -252,7 +288,7 @@ class _Batch:
         sigma = self._output_multipliers(out.detach(), value.detach())
         found = [
             Multipliers(
-                tuple(_clean(l[p].expand(size), r[p]) for l, size, r in zip(lam, self.sizes[1:], self.radius, strict=True)),
+                tuple(_clean(l[p].expand(r.shape[1]), r[p]) for l, r in zip(lam, self.radius, strict=True)),
                 tau[p].clamp_min(0).cpu().numpy(),
                 sigma[p].cpu().numpy(),
             )

@@ -1,0 +1,175 @@
+r"""A well scaled copy of an instance's program for interior-point and splitting methods, and the way back.
+
+Place in the data flow: level 4, used by `cvxpy_backend`. Three exact equivalences, then rounding errors only:
+
+* *Fewer inputs.* With a single input multiplier (l_2, or tied l_inf) the program only sees the inputs through the row
+  space of the forms on them: :math:`w = Q w'` with orthonormal columns Q.
+* *Units of neurons.* :math:`t_i = d_i t_i'` with :math:`d_i` near the size of :math:`t_i` at the optimum, so that the
+  Gram matrix has a diagonal near 1; then :math:`\lambda_i = \lambda_i' / d_i^2`.
+* *Unit of the value.* O is divided by an estimate s of the value, so that the optimum is near 1; then all multipliers
+  are s times larger.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from geolip_lirpa.sdp import Array, Forms, Multipliers, SdpInstance
+from geolip_lirpa.standard_form import (
+    Groups,
+    SparseSdp,
+    arrange,
+    objective_weights,
+    program,
+    replace_blocks,
+    shifted_forms,
+    variable_groups,
+)
+from geolip_lirpa.types import Norm, OutputNorm
+
+
+@dataclass(frozen=True)
+class ConditionedSdp:
+    """A scaled program with what is needed to interpret its solution.
+
+    Args:
+        instance: the original.
+        forms: scaled and shifted forms, slopes ``[0, upper]``.
+        sdp: the program of these forms, dual form.
+        value_scale: the original value is this times the scaled one.
+        units: per variable, the original multiplier is this times the scaled one, (p,).
+    """
+
+    instance: SdpInstance
+    forms: Forms
+    sdp: SparseSdp
+    value_scale: float
+    units: Array
+
+    def multipliers(self, x: Array) -> Multipliers:
+        """Multipliers of the original instance from a solution of the scaled program; negative entries become 0."""
+        groups = variable_groups(self.instance)
+        return arrange(np.maximum(x, 0.0) * self.units, groups, self.instance)
+
+    def feasible_value(self, gram: Array) -> float:
+        r"""Value of a feasible point near an approximate Gram matrix of ``(w, t, u)``.
+
+        The rows of a factor of the Gram matrix are vectors w_j, t_i; they are projected, layer by layer, onto the unit
+        ball and onto the balls :math:`|t_i - \tfrac g2 dv_i| \le \tfrac g2 |dv_i|` of the slope interval [0, g].
+
+        Args:
+            gram: (n + m, n + m), any scale.
+        """
+        vectors = _factor(gram)[: self.forms.size]
+        points = {0: self._project_input(vectors[self.forms.block(0)])}
+        for l in range(1, len(self.forms.kept)):
+            moved = _image({s: b for (row, s), b in self.forms.hidden.items() if row == l}, points)
+            points[l] = self._project_hidden(vectors[self.forms.block(l)], moved, self.forms.upper[l - 1])
+        rows = np.linalg.norm(_image(self.forms.output, points), axis=1)
+        total = np.linalg.norm(rows) if self.instance.output is OutputNorm.L2 else rows.sum()
+        return float(total) * self.value_scale
+
+    def _project_input(self, vectors: Array) -> Array:
+        if self.instance.input_norm is Norm.L2:
+            return vectors / max(float(np.linalg.norm(vectors)), _TINY)
+        if self.instance.tie_input:
+            radius = np.sqrt(len(self.instance.forms.kept[0]))
+            return vectors * (radius / max(float(np.linalg.norm(vectors)), _TINY))
+        return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), _TINY)
+
+    def _project_hidden(self, vectors: Array, moved: Array, slope: Array) -> Array:
+        center = 0.5 * slope[:, None] * moved
+        offset = vectors - center
+        if self.instance.tie_layers:
+            # one multiplier: only the sum of the constraints holds, one ball for the layer
+            radius, length = np.linalg.norm(center), np.linalg.norm(offset)
+        else:
+            radius = np.linalg.norm(center, axis=1, keepdims=True)
+            length = np.linalg.norm(offset, axis=1, keepdims=True)
+        return center + offset * np.minimum(1.0, radius / np.maximum(length, _TINY))
+
+
+_TINY = 1e-150
+
+
+def condition(instance: SdpInstance) -> ConditionedSdp:
+    """Reduce and scale the program of an instance whose output depends on its input."""
+    groups = variable_groups(instance)
+    weights = objective_weights(instance, groups)
+    forms = shifted_forms(instance.forms)
+    if len(np.unique(groups.input)) == 1:
+        forms = _row_space(forms)
+    reduced = replace(groups, input=groups.input[: len(forms.kept[0])])
+    scales, value_scale = _estimate(instance, forms)
+    scaled = _rescale(forms, scales, value_scale)
+    units = np.full(len(weights), value_scale)
+    for variables, scale in zip(groups.hidden, scales[1:], strict=True):
+        units[variables] = value_scale / scale**2
+    return ConditionedSdp(instance, scaled, program(scaled, reduced, weights), value_scale, units)
+
+
+def _row_space(forms: Forms) -> Forms:
+    """Rotate the inputs into the row space of all forms on them, when that has fewer dimensions."""
+    blocks = [block for (_, s), block in forms.hidden.items() if s == 0]
+    blocks += [block for s, block in forms.output.items() if s == 0]
+    stacked = np.vstack([*blocks, np.zeros((1, len(forms.kept[0])))])
+    if stacked.shape[0] >= stacked.shape[1]:
+        return forms
+    basis, _ = np.linalg.qr(stacked.T)
+    hidden = {(l, s): (b @ basis if s == 0 else b) for (l, s), b in forms.hidden.items()}
+    output = {s: (b @ basis if s == 0 else b) for s, b in forms.output.items()}
+    kept = (np.arange(basis.shape[1]), *forms.kept[1:])
+    rotated = replace_blocks(forms, hidden, output)
+    return Forms(kept, hidden, {}, output, {}, rotated.lower, rotated.upper, forms.rows)
+
+
+def _estimate(instance: SdpInstance, forms: Forms) -> tuple[list[Array], float]:
+    r"""Sizes of all t_i and of the value, from the linear network with slopes :math:`g/\sqrt2`.
+
+    :math:`\tfrac g2 |dv + |dv| u| = \tfrac{g}{\sqrt2} |dv|` for a unit vector u orthogonal to dv.
+    """
+    points = {0: np.eye(len(forms.kept[0]))}
+    for l in range(1, len(forms.kept)):
+        rows = _image({s: b for (row, s), b in forms.hidden.items() if row == l}, points)
+        points[l] = forms.upper[l - 1][:, None] / np.sqrt(2.0) * rows
+    final = _image(forms.output, points)
+    strongest = final[np.argmax(np.linalg.norm(final, axis=1))]
+    ball = instance.input_norm is Norm.L2
+    direction = strongest / max(float(np.linalg.norm(strongest)), _TINY) if ball else np.sign(strongest)
+    spread = 1.0 / np.sqrt(len(forms.kept[0])) if ball else 1.0
+    scales = [np.hypot(p @ direction, spread * np.linalg.norm(p, axis=1)) for _, p in sorted(points.items())]
+    scales = [np.ones_like(scales[0]), *(_clean(s, instance.tie_layers) for s in scales[1:])]
+    reached = np.hypot(final @ direction, spread * np.linalg.norm(final, axis=1))
+    total = np.linalg.norm(reached) if instance.output is OutputNorm.L2 else reached.sum()
+    return scales, float(total) if total > _TINY else 1.0
+
+
+def _clean(scale: Array, uniform: bool) -> Array:
+    """Positive scales of moderate ratio; one for the layer when its multipliers are tied."""
+    if scale.size == 0:
+        return scale
+    top = max(float(scale.max()), _TINY)
+    return np.full_like(scale, np.sqrt(np.mean(scale**2)) or 1.0) if uniform else np.maximum(scale, 1e-6 * top)
+
+
+def _rescale(forms: Forms, scales: list[Array], value_scale: float) -> Forms:
+    """Forms in the variables t' = t / d, with O divided by the value's scale."""
+    hidden = {(l, s): b * scales[s] / scales[l][:, None] for (l, s), b in forms.hidden.items()}
+    output = {s: b * (scales[s] / value_scale) for s, b in forms.output.items()}
+    return replace_blocks(forms, hidden, output)
+
+
+def _image(blocks: dict[int, Array], points: dict[int, Array]) -> Array:
+    """Apply forms to one vector (a row of numbers) per variable."""
+    return np.asarray(sum(block @ points[s] for s, block in blocks.items()))
+
+
+def _factor(gram: Array) -> Array:
+    """A matrix R with R R^T equal to the positive semidefinite part of a symmetric matrix."""
+    values, vectors = np.linalg.eigh(0.5 * (gram + gram.T))
+    return np.asarray(vectors * np.sqrt(np.maximum(values, 0.0)))
+
+
+__all__ = ["ConditionedSdp", "Groups", "condition"]
