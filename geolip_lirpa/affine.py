@@ -1,6 +1,6 @@
 r"""Constructors of the affine maps a network is made of.
 
-Place in the data flow: level 1, beside `network`; whoever builds a `Network` takes its `AffineOperator` from here. Every
+Place in the data flow: level 3, beside `network`; whoever builds a `Network` takes its `AffineOperator` from here. Every
 constructor keeps the contract of `AffineOperator`: linear for fixed parameters, monotone in absolute value, valid for
 any batch size, dtype and device, and an honest count of roundings. Shapes are those of one sample, without the batch.
 """
@@ -227,12 +227,16 @@ def _with_rank(x: Tensor, rank: int) -> Tensor:
 
 
 def _leading(inputs: Inputs, _: Parameters, *, count: int, shape: tuple[int, ...]) -> Tensor:
-    flat = inputs[0].flatten(1) if len(inputs) == 1 else torch.cat([x.flatten(1) for x in inputs], dim=1)
+    flat = (
+        inputs[0].reshape(inputs[0].shape[0], -1)
+        if len(inputs) == 1
+        else torch.cat([x.reshape(x.shape[0], -1) for x in inputs], dim=1)
+    )
     return flat[:, :count].reshape(flat.shape[0], *shape)
 
 
 def _move(inputs: Inputs, _: Parameters, *, index: Tensor, padded: bool, shape: tuple[int, ...]) -> Tensor:
-    parts = [x.flatten(1) for x in inputs]
+    parts = [x.reshape(x.shape[0], -1) for x in inputs]
     if padded:
         # NOWHERE = -1 is the last column
         parts.append(parts[0].new_zeros((parts[0].shape[0], 1)))

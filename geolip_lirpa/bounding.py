@@ -1,6 +1,6 @@
 """Solve programs and prove their bounds, spending effort where it changes the answer.
 
-Place in the data flow: level 5, ``SdpInstance -> solver -> proof``. The only place where untrusted solvers and the
+Place in the data flow: level 8, ``SdpInstance -> solver -> proof``. The only place where untrusted solvers and the
 trusted checker meet.
 """
 
@@ -24,7 +24,7 @@ from geolip_lirpa.types import Norm
 Progress = Callable[[int, int], None]
 
 # Stages of the low-rank solver: (additional rank, gradient tolerance). Most programs end after the first.
-_STAGES = ((0, 1e-7), (0, 1e-9), (4, 1e-9), (12, 1e-10), (24, 1e-10))
+_STAGES = ((0, 1e-7), (4, 1e-8), (12, 1e-9), (24, 1e-10))
 # Numbers of one program in a batch, times its copies in L-BFGS, should stay below this many bytes.
 _BATCH_BYTES = 1 << 30
 _COPIES = 40

@@ -1,42 +1,27 @@
-"""Certificate files: write a proof down, read it back, prove it again from the network alone.
+"""Certificates: statements about a network with their proofs, and their check from the network alone.
 
-Place in the data flow: level 4, ``proven bound -> Certificate``. Trusted: `check` believes nothing that the file says
-except the multipliers, which `proof.verify` tests.
-
-A certificate is one JSON object. Numbers that enter the proof are float64 arrays in base64 (little endian), so that
-reading them back is exact. The digest at its end detects damage; it is not what makes a certificate sound: a file with
-forged multipliers and a matching digest is refused because its matrix is not positive semidefinite.
+Place in the data flow: level 7, ``proven bound -> Certificate``. Trusted: `check` believes nothing that a certificate
+says; the multipliers are tested by `proof.verify`, everything else is recomputed from the network and the statement.
 """
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import json
 import math
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from geolip_lirpa.baselines import entrywise_bound, norm_product
-from geolip_lirpa.errors import CertificateError, GeolipError
+from geolip_lirpa.errors import CertificateError
 from geolip_lirpa.network import Network
 from geolip_lirpa.proof import verify
 from geolip_lirpa.regions import Region
-from geolip_lirpa.rounding import Array
 from geolip_lirpa.sdp import Multipliers, SdpInstance
 from geolip_lirpa.slopes import SlopeIntervals
 from geolip_lirpa.types import Norm, OutputNorm
-
-FORMAT = "geolip-lirpa certificate"
-VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -222,149 +207,9 @@ def _check_statement(certificate: Certificate, network: Network, samples: int) -
             raise CertificateError(f"certificate: the claim {_name(claim)} is not a part of its statement.")
 
 
-# --- files ------------------------------------------------------------------------------------------------------------
-
-
-def _encode(values: Array | Tensor) -> dict[str, Any]:
-    array = values.numpy() if isinstance(values, Tensor) else values
-    data = np.ascontiguousarray(array, dtype="<f8")
-    return {"shape": list(data.shape), "float64": base64.b64encode(data.tobytes()).decode("ascii")}
-
-
-def _decode(record: Any) -> Array:
-    data = np.frombuffer(base64.b64decode(record["float64"], validate=True), dtype="<f8")
-    return np.asarray(data.reshape(record["shape"]), dtype=np.float64)
-
-
-def _tensor(record: Any) -> Tensor:
-    return torch.from_numpy(_decode(record).copy())
-
-
-def _claim_record(claim: Claim) -> dict[str, Any]:
-    m = claim.multipliers
-    proof = None
-    if m is not None:
-        hidden = [_encode(h) for h in m.hidden]
-        proof = {"hidden": hidden, "input": _encode(m.input), "output": _encode(m.output)}
-    return {
-        "sample": claim.sample,
-        "row": claim.row,
-        "coordinate": claim.coordinate,
-        "upper": claim.upper,
-        "multipliers": proof,
-    }
-
-
-def _read_claim(record: Any) -> Claim:
-    m, multipliers = record["multipliers"], None
-    if m is not None:
-        multipliers = Multipliers(tuple(_decode(h) for h in m["hidden"]), _decode(m["input"]), _decode(m["output"]))
-    upper = float(record["upper"])
-    if not math.isfinite(upper):
-        raise ValueError("a claim is not a finite number")
-    return Claim(int(record["sample"]), _index(record["row"]), _index(record["coordinate"]), upper, multipliers)
-
-
-def _index(value: Any) -> int | None:
-    return None if value is None else int(value)
-
-
-def _region_record(region: LocalScope) -> dict[str, Any]:
-    return {
-        "norm": region.norm.value,
-        "center": _encode(region.center),
-        "lower": None if region.lower is None else _encode(region.lower),
-        "upper": None if region.upper is None else _encode(region.upper),
-        "radius": region.radius,
-        "bound_method": region.bound_method,
-    }
-
-
-def _read_region(record: Any) -> LocalScope:
-    optional = [None if record[k] is None else _tensor(record[k]) for k in ("lower", "upper")]
-    radius = None if record["radius"] is None else float(record["radius"])
-    return LocalScope(
-        Norm(record["norm"]), _tensor(record["center"]), optional[0], optional[1], radius, str(record["bound_method"])
-    )
-
-
-def _digest(record: Mapping[str, Any]) -> str:
-    content = {k: v for k, v in record.items() if k != "digest"}
-    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-
-
-def save_certificate(certificate: Certificate, path: str | os.PathLike[str]) -> None:
-    """Write a certificate; the file appears complete or not at all."""
-    record: dict[str, Any] = {
-        "format": FORMAT,
-        "version": VERSION,
-        "network": certificate.signature,
-        "norm": certificate.norm.value,
-        "input_scale": _encode(certificate.input_scale),
-        "rows": _encode(certificate.rows),
-        "output": certificate.output.value,
-        "scope": certificate.scope,
-        "rests_on": list(certificate.rests_on),
-        "metadata": dict(certificate.metadata),
-        "region": None if certificate.local is None else _region_record(certificate.local),
-        "claims": [_claim_record(c) for c in certificate.claims],
-    }
-    record["digest"] = _digest(record)
-    write_atomically(Path(path), json.dumps(record, indent=1))
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file through a temporary neighbour, so that no reader sees half of it.
-
-    Raises:
-        CertificateError: the folder does not exist or cannot be written.
-    """
-    try:
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=path.name, suffix=".tmp", delete=False) as file:
-            file.write(text)
-        os.replace(file.name, path)
-    except OSError as error:
-        raise CertificateError(f"{path}: cannot be written ({error.strerror}). Name a file in a writable folder.") from None
-
-
-def load_certificate(path: str | os.PathLike[str]) -> Certificate:
-    """Read a certificate.
-
-    Raises:
-        CertificateError: unreadable, not a certificate, another version, or altered since it was written.
-    """
-    try:
-        record = json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise CertificateError(f"{path}: cannot be read ({error.strerror}). Name a certificate file.") from None
-    except (UnicodeDecodeError, ValueError, RecursionError):
-        raise CertificateError(f"{path}: not a certificate (no JSON). Write one with --certificate.") from None
-    if not isinstance(record, dict) or record.get("format") != FORMAT:
-        raise CertificateError(f"{path}: not a certificate of geolip-lirpa. Write one with --certificate.")
-    if record.get("version") != VERSION:
-        raise CertificateError(f"{path}: version {record.get('version')!r}; this release reads {VERSION}.")
-    if record.get("digest") != _digest(record):
-        raise CertificateError(f"{path}: altered or damaged (its digest does not match). Compute it again.")
-    try:
-        return _read(record)
-    except GeolipError:
-        raise
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise CertificateError(f"{path}: incomplete or malformed ({error}). Compute it again.") from None
-
-
-def _read(record: Mapping[str, Any]) -> Certificate:
-    if record["scope"] not in ("global", "local") or not record["claims"]:
-        raise ValueError("scope or claims")
-    return Certificate(
-        signature=str(record["network"]),
-        norm=Norm(record["norm"]),
-        input_scale=_tensor(record["input_scale"]),
-        rows=_tensor(record["rows"]),
-        output=OutputNorm(record["output"]),
-        scope=record["scope"],
-        claims=tuple(_read_claim(c) for c in record["claims"]),
-        local=None if record["region"] is None else _read_region(record["region"]),
-        metadata=dict(record["metadata"]),
-        rests_on=tuple(str(r) for r in record["rests_on"]),
-    )
+def rests_on(local: LocalScope | None) -> tuple[str, ...]:
+    """What has to be believed beside the checker."""
+    base = ("the network in real arithmetic with its stored weights",)
+    if local is None:
+        return base
+    return (*base, f"pre-activation bounds ({local.bound_method}) in float64 with every rounding error counted")

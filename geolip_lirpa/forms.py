@@ -1,6 +1,6 @@
 r"""Dense affine forms of a network's increments over the variables of the semidefinite program.
 
-Place in the data flow: level 3, ``Network + SlopeIntervals -> Forms``; part of the trusted base. Unit columns are sent
+Place in the data flow: level 4, ``Network + SlopeIntervals -> Forms``; part of the trusted base. Unit columns are sent
 through the graph; beside each value runs a bound on its rounding error, from the operators' declared numbers of
 roundings and their absolute values (`AffineOperator.magnitude`).
 """
@@ -23,7 +23,7 @@ from geolip_lirpa.rounding import Array, gamma
 class Forms:
     """Dense affine forms over ``y = (w, dz_1, .., dz_L)``, block by block, with rounding error bounds.
 
-    Block 0 holds the inputs with positive scale, block l >= 1 the neurons of activation l - 1 that are *free*: slope
+    Block 0 holds the inputs with positive scale that somebody reads, block l >= 1 the neurons of activation l - 1 that are *free*: slope
     interval of positive width, a non-zero pre-activation form and an effect on the output. All other neurons are
     linear or irrelevant and have been substituted.
 
@@ -86,7 +86,9 @@ def _apply(operator: AffineOperator, flows: tuple[_Flow, ...]) -> _Flow:
     values = tuple(f.value for f in flows)
     # A column with a single entry +-1 meets one coefficient in every sum: nothing is rounded but the coefficient.
     exact = len(flows) == 1 and _is_selection(values[0])
-    roundings = max(f.roundings for f in flows) + operator.parameter_roundings + (0 if exact else operator.sum_roundings)
+    roundings = (
+        max(f.roundings for f in flows) + operator.parameter_roundings + (0 if exact else operator.sum_roundings)
+    )
     return _Flow(operator.linear(values), operator.magnitude(tuple(f.magnitude for f in flows)), roundings)
 
 
@@ -129,9 +131,7 @@ def _unit_columns(shape: tuple[int, ...], kept: NDArray[np.int64]) -> Tensor:
     return columns.reshape(len(kept), *shape)
 
 
-def _block_and_error(
-    flow: _Flow, scale: Tensor | None, rows: NDArray[np.int64] | None
-) -> tuple[Array, Array | None]:
+def _block_and_error(flow: _Flow, scale: Tensor | None, rows: NDArray[np.int64] | None) -> tuple[Array, Array | None]:
     """Transpose a flow into a form block (rows x columns), columns scaled, with its error bound, or None when exact."""
     value = flow.value.flatten(1).T
     magnitude = flow.magnitude.flatten(1).T
@@ -182,9 +182,7 @@ def build_forms(blocks: FormBlocks, rows: Tensor) -> Forms:
     pairs = list(zip(blocks.slopes, blocks.kept[1:], strict=True))
     lower = tuple(s.lower.numpy()[k] for s, k in pairs)
     upper = tuple(s.upper.numpy()[k] for s, k in pairs)
-    forms = Forms(
-        blocks.kept, blocks.hidden, blocks.hidden_error, output, output_error, lower, upper, rows.shape[0]
-    )
+    forms = Forms(blocks.kept, blocks.hidden, blocks.hidden_error, output, output_error, lower, upper, rows.shape[0])
     return _prune(forms)
 
 
@@ -271,17 +269,17 @@ def _restrict(forms: Forms, l: int, mask: NDArray[np.bool_]) -> Forms:
 
 
 def _prune(forms: Forms) -> Forms:
-    """Remove neurons that cannot move (zero pre-activation form) and neurons nobody reads.
+    """Remove neurons that cannot move (zero pre-activation form), and neurons and inputs nobody reads.
 
     A neuron with ``dv = 0`` has ``(dz - 0)(0 - dz) >= 0``, hence ``dz = 0``. A neuron without a reader does not occur
-    in the objective or in other constraints; its own constraint can always be met by ``dz = alpha dv``.
+    in the objective or in other constraints; its own constraint can always be met by ``dz = alpha dv``. An input that
+    nobody reads may as well be zero.
     """
-    blocks = range(1, len(forms.kept))
-    for l in blocks:
+    for l in range(1, len(forms.kept)):
         mask = _nonzero_rows(forms, l)
         if not mask.all():
             forms = _restrict(forms, l, mask)
-    for l in reversed(blocks):
+    for l in reversed(range(len(forms.kept))):
         mask = _nonzero_columns(forms, l)
         if not mask.all():
             forms = _restrict(forms, l, mask)

@@ -15,16 +15,10 @@ from torch import Tensor
 from geolip_lirpa.bounding import Progress
 from geolip_lirpa.certificate import Certificate, LocalScope, check
 from geolip_lirpa.errors import CertificateError, SpecificationError
-from geolip_lirpa.lirpa import Perturbation, bounded_input, extract_network, perturbation_of, preactivation_bounds
+from geolip_lirpa.lipschitz_types import LipschitzOptions, LipschitzProblem, LipschitzResult
+from geolip_lirpa.lirpa import Perturbation, extract_network, network_bounds, perturbation_of
 from geolip_lirpa.network import Network
-from geolip_lirpa.network_lipschitz import (
-    LipschitzOptions,
-    LipschitzProblem,
-    LipschitzResult,
-    check_rows,
-    check_scale,
-    network_lipschitz,
-)
+from geolip_lirpa.network_lipschitz import check_rows, check_scale, network_lipschitz
 from geolip_lirpa.slopes import SlopeInterval, SlopeIntervals, global_slopes, local_slopes
 from geolip_lirpa.types import Norm, OutputNorm
 
@@ -95,7 +89,9 @@ def compute_lipschitz(
     network = extract_network(lirpa_model, final_node_name=final_node_name, logits=logits)
     perturbation = None if x is None else perturbation_of(x)
     if scope == "local" and perturbation is None:
-        raise SpecificationError("scope 'local': x is missing. Pass x=(BoundedTensor(center, PerturbationLpNorm(..)),).")
+        raise SpecificationError(
+            "scope 'local': x is missing. Pass x=(BoundedTensor(center, PerturbationLpNorm(..)),)."
+        )
     if norm is None:
         norm = perturbation.norm if perturbation is not None else Norm.LINF
     options = LipschitzOptions(
@@ -113,7 +109,7 @@ def compute_lipschitz(
     local = None
     if scope == "local" and perturbation is not None:
         local = _local_scope(perturbation, bound_method)
-    slopes = region_slopes(lirpa_model, network, local)
+    slopes = region_slopes(network, local)
     rows = torch.eye(network.output_size, dtype=torch.float64)[None] if C is None else C
     rows = _match_batch(check_rows(rows, network), len(slopes), local is not None)
     if local is None:
@@ -145,19 +141,18 @@ def check_certificate(
             f"certificate: its inputs have shape {tuple(certificate.local.center.shape[1:])}, the model's "
             f"{network.input_shape}. Check it against the model it was computed for."
         )
-    slopes = region_slopes(lirpa_model, network, certificate.local)
+    slopes = region_slopes(network, certificate.local)
     if certificate.local is None:
         slopes = slopes * certificate.rows.shape[0]
     return check(certificate, network, slopes)
 
 
-def region_slopes(lirpa_model: Any, network: Network, local: LocalScope | None) -> tuple[SlopeIntervals, ...]:
+def region_slopes(network: Network, local: LocalScope | None) -> tuple[SlopeIntervals, ...]:
     """Slope intervals for each region of a local scope, or the global ones (a single entry)."""
     if local is None:
         return (global_slopes(network),)
-    x = bounded_input(Perturbation(local.norm, local.center, local.lower, local.upper, local.radius))
-    bounds = preactivation_bounds(lirpa_model, (x,), method=local.bound_method)
-    batched = local_slopes(network, bounds)
+    inputs = Perturbation(local.norm, local.center, local.lower, local.upper, local.radius)
+    batched = local_slopes(network, network_bounds(network, inputs, local.bound_method))
     return tuple(
         tuple(SlopeInterval(s.lower[b].clone(), s.upper[b].clone()) for s in batched)
         for b in range(local.center.shape[0])

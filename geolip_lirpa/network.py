@@ -1,6 +1,6 @@
 r"""A neural network as a directed acyclic graph of affine maps and elementwise activations.
 
-Place in the data flow: level 1. ``BoundedModule -> Network -> SlopeIntervals -> SdpInstance``. Knows torch, not
+Place in the data flow: level 2. ``BoundedModule -> Network -> SlopeIntervals -> SdpInstance``. Knows torch, not
 auto_LiRPA. A `Network` is the mathematical object: float64 copies of the float32 weights (exact), one input, one
 output, no training state. Linear maps are applied matrix-free to a batch of columns; dense blocks are built on demand
 by `geolip_lirpa.sdp`.

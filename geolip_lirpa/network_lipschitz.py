@@ -9,128 +9,33 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from geolip_lirpa.baselines import brute_force, entrywise_bound, norm_product
-from geolip_lirpa.bounding import Progress, ProvenBound, bound_programs
-from geolip_lirpa.certificate import Certificate, Claim, LocalScope, network_signature, one_coordinate
+from geolip_lirpa.bounding import BoundsInterrupted, Progress, ProvenBound, bound_programs
+from geolip_lirpa.certificate import Certificate, Claim, network_signature, one_coordinate, rests_on
 from geolip_lirpa.errors import SpecificationError
-from geolip_lirpa.lower_bounds import attained_lower_bounds
+from geolip_lirpa.lipschitz_types import (
+    DENSE_LIMIT,
+    METHODS,
+    PROVEN_METHODS,
+    LipschitzOptions,
+    LipschitzProblem,
+    LipschitzResult,
+    RowBound,
+)
+from geolip_lirpa.lower_bounds import PatternBound, Vectors, attained_lower_bounds, pattern_lower_bounds
 from geolip_lirpa.network import Network
-from geolip_lirpa.rounding import gamma
 from geolip_lirpa.sdp import SdpInstance
-from geolip_lirpa.slopes import SlopeIntervals, global_slopes
+from geolip_lirpa.slopes import global_slopes
 from geolip_lirpa.solvers.auto import make_solver
 from geolip_lirpa.types import Norm, OutputNorm, Proof
 
-#: Ways to bound: GeoLIP's program, two products of norms (proven), enumeration of all slope patterns (exact for the
-#: formal constant up to rounding, few neurons) and sampling (a lower bound only).
-METHODS = ("sdp", "norm-product", "entrywise", "brute-force", "sampled")
-
-#: Methods whose bounds are proven and go into certificates.
-PROVEN_METHODS = ("sdp", "norm-product", "entrywise")
-
-#: Largest number of variables (kept inputs and free neurons) for which a dense proof is attempted.
-DENSE_LIMIT = 12_000
-
-
-@dataclass(frozen=True)
-class LipschitzOptions:
-    """How a bound is computed.
-
-    Args:
-        norm: of the input.
-        output: "rows" for one bound a row of C, or the norm in which ``C f`` is measured.
-        method: see `METHODS`.
-        solver: see `solvers.auto.SOLVER_NAMES`.
-        form: of the program for cvxpy solvers.
-        tie_input: one multiplier for all inputs (GeoLIP's option; looser).
-        tie_layers: one multiplier for all neurons of a layer.
-        relative_gap: at which the low-rank solver is content.
-        lower_bounds: whether to search attained lower bounds.
-        seed: of random starts.
-    """
-
-    norm: Norm = Norm.LINF
-    output: OutputNorm = OutputNorm.ROWS
-    method: str = "sdp"
-    solver: str = "auto"
-    form: str = "auto"
-    tie_input: bool = False
-    tie_layers: bool = False
-    relative_gap: float = 1e-6
-    lower_bounds: bool = True
-    seed: int = 0
-
-
-@dataclass(frozen=True)
-class RowBound:
-    """Bound of one row of C (or of the whole vector) on one input region.
-
-    Args:
-        sample: position in the batch of regions; 0 for a global bound.
-        row: position among the rows of C; None when they are measured together.
-        upper: proven (`proof` is `RIGOROUS`) or estimated (`NUMERICAL`) upper bound.
-        lower: attained by a witness.
-        proof: what `upper` is worth.
-        solver: whose multipliers prove `upper`; ``"norm-product"`` where no SDP bound could be proven.
-        relative_gap: between `upper` and the relaxation's value at a feasible point; None when unknown.
-        seconds: spent on this bound.
-        value: the relaxation's value at a feasible point; not a bound of anything but the relaxation.
-        witness: input at which `lower` is attained, (\\*input_shape), or None.
-    """
-
-    sample: int
-    row: int | None
-    upper: float
-    lower: float
-    proof: Proof
-    solver: str
-    relative_gap: float | None
-    seconds: float
-    value: float | None
-    witness: Tensor | None = field(default=None, repr=False)
-
-
-@dataclass(frozen=True)
-class LipschitzResult:
-    """Bounds for a batch of regions and the rows of C.
-
-    Args:
-        upper: (B, n_spec) float64, or (B, 1) for a vector output; host convention.
-        lower: the same shape.
-        rows: the same bounds one by one, with proof, solver, gap and time.
-        certificate: proofs of all rigorous rows; None when any row is only numerical.
-        seconds: of the whole call.
-    """
-
-    upper: Tensor
-    lower: Tensor
-    rows: tuple[RowBound, ...]
-    certificate: Certificate | None
-    seconds: float
-
-
-@dataclass(frozen=True)
-class LipschitzProblem:
-    """What is to be bounded.
-
-    Args:
-        network: float64.
-        rows: (B, m, n_out), the matrices C.
-        slopes: one for each of the B regions.
-        input_scale: (n0,), the norm is that of ``x / input_scale``.
-        local: the regions, or None for the whole space.
-    """
-
-    network: Network
-    rows: Tensor
-    slopes: tuple[SlopeIntervals, ...]
-    input_scale: Tensor
-    local: LocalScope | None = None
+# Relative slack of claims that the checker recomputes: another BLAS sums in another order.
+_CLAIM_SLACK = 1e-10
 
 
 def global_problem(network: Network, rows: Tensor | None = None, input_scale: Tensor | None = None) -> LipschitzProblem:
@@ -143,7 +48,9 @@ def global_problem(network: Network, rows: Tensor | None = None, input_scale: Te
     """
     rows = torch.eye(network.output_size, dtype=torch.float64) if rows is None else rows.to(torch.float64)
     rows = rows[None] if rows.ndim == 2 else rows
-    return LipschitzProblem(network, check_rows(rows, network), (global_slopes(network),), check_scale(input_scale, network))
+    return LipschitzProblem(
+        network, check_rows(rows, network), (global_slopes(network),), check_scale(input_scale, network)
+    )
 
 
 def check_rows(rows: Tensor, network: Network) -> Tensor:
@@ -171,6 +78,18 @@ def check_scale(scale: Tensor | None, network: Network) -> Tensor:
     return flat
 
 
+class LipschitzInterrupted(KeyboardInterrupt):
+    """Ctrl-C while bounds were computed.
+
+    Args:
+        result: bounds and certificate from what was proven until then; products of norms where nothing was.
+    """
+
+    def __init__(self, result: LipschitzResult) -> None:
+        super().__init__()
+        self.result = result
+
+
 def network_lipschitz(
     problem: LipschitzProblem, options: LipschitzOptions, progress: Progress | None = None
 ) -> LipschitzResult:
@@ -184,27 +103,26 @@ def network_lipschitz(
     Raises:
         SpecificationError: contradictory options.
         SolverUnavailableError: the solver's package or licence is missing.
+        LipschitzInterrupted: Ctrl-C after the work had begun; holds what was proven until then.
     """
     begin = time.perf_counter()
     _require_method(options)
     _require_size(problem.network)
     parts = _parts(problem, options)
-    bounds = _upper_bounds(options, parts, progress)
-    lowers = _lower_bounds(problem, options, parts, bounds)
-    rows = _rows(parts, bounds, lowers, options)
-    shape = (problem.rows.shape[0], -1)
-    return LipschitzResult(
-        upper=torch.tensor([r.upper for r in rows], dtype=torch.float64).reshape(shape),
-        lower=torch.tensor([r.lower for r in rows], dtype=torch.float64).reshape(shape),
-        rows=tuple(rows),
-        certificate=_certificate(problem, options, parts, bounds) if options.method in PROVEN_METHODS else None,
-        seconds=time.perf_counter() - begin,
-    )
+    lowers: dict[int, tuple[float, Tensor | None]] = {}
+    try:
+        bounds = _upper_bounds(options, parts, progress)
+    except BoundsInterrupted as stop:
+        bounds = [_with_fallback(p.instance, bound) for p, bound in zip(parts, stop.bounds, strict=True)]
+        raise LipschitzInterrupted(_result(problem, options, parts, bounds, lowers, begin)) from None
+    try:
+        lowers = _lower_bounds(problem, options, parts, bounds)
+    except KeyboardInterrupt:
+        raise LipschitzInterrupted(_result(problem, options, parts, bounds, lowers, begin)) from None
+    return _result(problem, options, parts, bounds, lowers, begin)
 
 
-def _upper_bounds(
-    options: LipschitzOptions, parts: Sequence[_Part], progress: Progress | None
-) -> list[ProvenBound]:
+def _upper_bounds(options: LipschitzOptions, parts: Sequence[_Part], progress: Progress | None) -> list[ProvenBound]:
     instances = [p.instance for p in parts]
     if options.method == "sdp":
         solver = make_solver(options.solver, options.form, options.seed)
@@ -216,7 +134,7 @@ def _upper_bounds(
     for number, instance in enumerate(instances, start=1):
         begin = time.perf_counter()
         # a claim must survive being recomputed with another order of summation
-        upper = rule(instance) * (1.0 + gamma(256))
+        upper = rule(instance) * (1.0 + _CLAIM_SLACK)
         bounds.append(ProvenBound(upper, None, None, time.perf_counter() - begin, options.method))
         if progress is not None:
             progress(number, len(instances))
@@ -290,11 +208,30 @@ def _coordinates(
 # --- results ------------------------------------------------------------------------------------------------------------
 
 
+def _result(
+    problem: LipschitzProblem,
+    options: LipschitzOptions,
+    parts: Sequence[_Part],
+    bounds: Sequence[ProvenBound],
+    lowers: dict[int, tuple[float, Tensor | None]],
+    begin: float,
+) -> LipschitzResult:
+    rows = _rows(parts, bounds, lowers, options)
+    shape = (problem.rows.shape[0], -1)
+    return LipschitzResult(
+        upper=torch.tensor([r.upper for r in rows], dtype=torch.float64).reshape(shape),
+        lower=torch.tensor([r.lower for r in rows], dtype=torch.float64).reshape(shape),
+        rows=tuple(rows),
+        certificate=_certificate(problem, options, parts, bounds) if options.method in PROVEN_METHODS else None,
+        seconds=time.perf_counter() - begin,
+    )
+
+
 def _with_fallback(instance: SdpInstance, bound: ProvenBound) -> ProvenBound:
     """Where the solver's multipliers prove nothing, the product of norms is still a proof."""
     if math.isfinite(bound.upper):
         return bound
-    upper = min(norm_product(instance), entrywise_bound(instance)) * (1.0 + gamma(256))
+    upper = min(norm_product(instance), entrywise_bound(instance)) * (1.0 + _CLAIM_SLACK)
     return replace(bound, upper=upper, solver="norm-product")
 
 
@@ -313,10 +250,21 @@ def _lower_bounds(
     for b in range(problem.rows.shape[0]):
         chosen = [i for i in leaders.values() if parts[i].sample == b]
         region = None if problem.local is None else problem.local.region(b)
-        found = attained_lower_bounds([parts[i].instance for i in chosen], region=region, seed=options.seed)
+        instances = [parts[i].instance for i in chosen]
+        patterns = _patterns(instances, [bounds[i] for i in chosen], options.seed)
+        found = attained_lower_bounds(instances, region=region, patterns=patterns, seed=options.seed)
         for i, lower in zip(chosen, found, strict=True):
             result[parts[i].group] = (lower.value, lower.witness)
     return result
+
+
+def _patterns(instances: Sequence[SdpInstance], bounds: Sequence[ProvenBound], seed: int) -> list[PatternBound] | None:
+    """Slope patterns rounded from the relaxation's vectors, for the search of attained bounds to follow."""
+    factors = [b.factor for b in bounds if b.factor is not None]
+    if len(factors) < len(instances):
+        return None
+    vectors = [Vectors(f.input, f.hidden) for f in factors]
+    return pattern_lower_bounds(instances, vectors, seed=seed, flips=0)
 
 
 def _rows(
@@ -366,11 +314,3 @@ def _certificate(
         metadata={},
         rests_on=rests_on(problem.local),
     )
-
-
-def rests_on(local: LocalScope | None) -> tuple[str, ...]:
-    """What has to be believed beside the checker."""
-    base = ("the network in real arithmetic with its stored weights",)
-    if local is None:
-        return base
-    return (*base, f"pre-activation bounds of auto_LiRPA ({local.bound_method}), recomputed in float64 with slack")

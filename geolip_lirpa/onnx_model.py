@@ -1,6 +1,6 @@
 """Read an ONNX file as a torch module.
 
-Place in the data flow: level 2, before everything: ``file -> OnnxModel -> BoundedModule``. Knows onnx and onnx2torch,
+Place in the data flow: level 1, before everything: ``file -> OnnxModel -> BoundedModule``. Knows onnx and onnx2torch,
 not auto_LiRPA.
 """
 
@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from geolip_lirpa.errors import ModelError
+from geolip_lirpa.onnx_rewrite import with_weights_right, without_empty_padding, without_softmax
 
 _OLDEST_OPSET = 9
 _TARGET_OPSET = 13
@@ -55,13 +56,14 @@ class OnnxModel:
         return torch.float32
 
 
-def load_onnx(path: str | Path) -> OnnxModel:
+def load_onnx(path: str | Path, logits: bool = False) -> OnnxModel:
     """Read an ``.onnx`` or ``.onnx.gz`` file.
 
     Inputs without a batch dimension get one in front, when the network maps a batch sample by sample.
 
     Args:
         path: the file; its graph must have one input and one output of type float32 or float64.
+        logits: leave out a softmax or log-softmax at the end.
 
     Raises:
         ModelError: the file is missing, unreadable, not a valid ONNX model, uses an operator or a shape that cannot be
@@ -73,6 +75,9 @@ def load_onnx(path: str | Path) -> OnnxModel:
     model = _parse(onnx, file, _unpacked(file, content))
     _check_weights(onnx, file, model)
     declared = _declared_shape(file, model)
+    model = without_empty_padding(without_softmax(onnx, model) if logits else model)
+    if not _has_batch(declared):
+        model = with_weights_right(onnx, model)
     module = _to_module(onnx, file, model)
     shape = _batched_shape(file, module, declared, _input_type(file, model))
     return OnnxModel(module, shape, file, hashlib.sha256(content).hexdigest())
@@ -202,15 +207,16 @@ def _declared_shape(file: Path, model: Any) -> tuple[int, ...]:
 
 
 def _to_module(onnx: Any, file: Path, model: Any) -> nn.Module:
-    with warnings.catch_warnings(), _torchvision_stand_in():
-        warnings.simplefilter("ignore")
+    with warnings.catch_warnings(record=True), _torchvision_stand_in():
         convert = _import("onnx2torch").convert
         try:
             module: nn.Module = convert(model)
         except NotImplementedError as error:
             raise ModelError(f"{file}: unsupported operator: {_first_line(error)}. {_served(model)}") from error
         except Exception as error:
-            raise ModelError(f"{file}: cannot be turned into a torch module: {_first_line(error)}. {_ADVICE}") from error
+            raise ModelError(
+                f"{file}: cannot be turned into a torch module: {_first_line(error)}. {_ADVICE}"
+            ) from error
     module.eval()
     for parameter in module.parameters():
         parameter.requires_grad_(False)
@@ -222,10 +228,12 @@ def _served(model: Any) -> str:
     return f"The graph uses {', '.join(found)}. Replace the operator by ones that onnx2torch serves, or cut the graph."
 
 
-def _batched_shape(
-    file: Path, module: nn.Module, declared: tuple[int, ...], dtype: torch.dtype
-) -> tuple[int, ...]:
-    if len(declared) >= 2 and declared[0] <= 1:
+def _has_batch(declared: tuple[int, ...]) -> bool:
+    return len(declared) >= 2 and declared[0] <= 1
+
+
+def _batched_shape(file: Path, module: nn.Module, declared: tuple[int, ...], dtype: torch.dtype) -> tuple[int, ...]:
+    if _has_batch(declared):
         shape = (1, *declared[1:])
         _run(file, module, torch.zeros(shape, dtype=dtype))
         return shape

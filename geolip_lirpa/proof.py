@@ -1,6 +1,6 @@
 r"""The trusted step: from multipliers to a proven bound.
 
-Place in the data flow: level 4, ``multipliers -> proven bound``. Imports `sdp` and `positive_definite`, no solver.
+Place in the data flow: level 6, ``multipliers -> proven bound``. Imports `sdp` and `positive_definite`, no solver.
 
 **Verification.** Given multipliers :math:`\lambda, \tau \ge 0` and :math:`\sigma > 0`, `verify` proves
 :math:`M \succeq 0` (module `sdp`) by a floating-point Cholesky factorisation with all errors bounded, and returns
@@ -185,9 +185,7 @@ def _clip(multipliers: Multipliers) -> Multipliers:
 
     output = clip(multipliers.output)
     floor = 1e-12 * float(output.max(initial=0.0)) or 1.0
-    return Multipliers(
-        tuple(clip(h) for h in multipliers.hidden), clip(multipliers.input), np.maximum(output, floor)
-    )
+    return Multipliers(tuple(clip(h) for h in multipliers.hidden), clip(multipliers.input), np.maximum(output, floor))
 
 
 def _graded(multipliers: Multipliers, repair: float) -> Multipliers:

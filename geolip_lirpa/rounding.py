@@ -1,6 +1,6 @@
 """Constants of floating-point error analysis.
 
-Place in the data flow: level 1. Notation of N. Higham, Accuracy and Stability of Numerical Algorithms, chapter 3.
+Place in the data flow: level 0. Notation of N. Higham, Accuracy and Stability of Numerical Algorithms, chapter 3.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 r"""The semidefinite program of a Lipschitz bound, as data: forms, multipliers and the linear matrix inequality.
 
-Place in the data flow: level 3. ``Network + SlopeIntervals -> SdpInstance -> multipliers -> Certificate``. Nothing is
+Place in the data flow: level 4. ``Network + SlopeIntervals -> SdpInstance -> multipliers -> Certificate``. Nothing is
 solved here; solvers (untrusted) and the checker (trusted) both build on this module and never import each other.
 
 **The program.** Increments only, biases cancel. Inputs are normalised, :math:`dx_j = s_j w_j` with the scale

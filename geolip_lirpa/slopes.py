@@ -1,6 +1,6 @@
 r"""Slope intervals of every neuron of a network: global, local or anchored at a centre.
 
-Place in the data flow: level 2. ``Network -> SlopeIntervals -> SdpInstance``. The rules themselves belong to the
+Place in the data flow: level 3. ``Network -> SlopeIntervals -> SdpInstance``. The rules themselves belong to the
 activations; this module checks the bounds it is given and puts the pieces in the order of the network's activations.
 """
 

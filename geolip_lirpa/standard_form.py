@@ -1,6 +1,6 @@
 r"""The semidefinite program of an instance as sparse matrices, for general purpose solvers and for file export.
 
-Place in the data flow: level 3, ``SdpInstance -> SparseSdp``; read by `solvers.cvxpy_backend` and `export`. Nothing is
+Place in the data flow: level 5, ``SdpInstance -> SparseSdp``; read by `solvers.cvxpy_backend` and `export`. Nothing is
 solved or proven here.
 
 **One pair, two forms.** With symmetric matrices :math:`A_i`, C and a vector b the pair is
@@ -31,7 +31,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geolip_lirpa.errors import SpecificationError
-from geolip_lirpa.sdp import Array, Forms, Multipliers, SdpInstance
+from geolip_lirpa.forms import Forms
+from geolip_lirpa.rounding import Array
+from geolip_lirpa.sdp import Multipliers, SdpInstance
 from geolip_lirpa.types import Norm, OutputNorm
 
 Index = NDArray[np.int64]
@@ -245,10 +247,10 @@ _Entries = tuple[Index, Index, Index, Array]
 
 def _diagonal_entries(forms: Forms, groups: Groups) -> list[_Entries]:
     """tau and sigma once, lambda twice on the diagonal."""
-    numbers = [groups.input, *groups.hidden, groups.output]
-    variables = np.concatenate(numbers)
+    variables = np.concatenate([groups.input, *groups.hidden, groups.output])
     positions = np.arange(len(variables))
-    values = np.concatenate([np.full(len(g), 2.0 if 0 < i <= len(groups.hidden) else 1.0) for i, g in enumerate(numbers)])
+    values = np.full(len(variables), 2.0)
+    values[: len(groups.input)] = values[forms.size :] = 1.0
     return [(variables, positions, positions, values)]
 
 
@@ -274,6 +276,11 @@ def _collect(entries: list[_Entries]) -> SparseMatrices:
     return SparseMatrices(index[order], rows[order], cols[order], values[order])
 
 
+def is_constant(forms: Forms) -> bool:
+    """Whether the output rows do not depend on the input at all; the bound is 0 then."""
+    return not any((block != 0).any() for block in forms.output.values())
+
+
 def standard_form(instance: SdpInstance, form: Form | str = Form.DUAL) -> SparseSdp:
     """The instance's program in one of its two forms; its optimal value is the bound.
 
@@ -281,7 +288,7 @@ def standard_form(instance: SdpInstance, form: Form | str = Form.DUAL) -> Sparse
         SpecificationError: unknown form, or the output does not depend on the input (the bound is 0 then).
     """
     chosen = Form.parse(form)
-    if not any((block != 0).any() for block in instance.forms.output.values()):
+    if is_constant(instance.forms):
         raise SpecificationError(
             "standard form: the output rows do not depend on the input, so the bound is 0 and there is no program; "
             "allowed are rows that do. Check C, the input scale and dead neurons."

@@ -1,6 +1,6 @@
 """What a builder of one operator sees of the host, and where it puts the nodes it makes.
 
-Place in the data flow: level 2, between `graph` (which drives) and `operators` (the table of builders).
+Place in the data flow: level 4, between `graph` (which drives) and `operators` (the table of builders).
 """
 
 from __future__ import annotations

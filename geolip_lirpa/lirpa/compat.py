@@ -1,6 +1,6 @@
 """Find, check and import auto_LiRPA; let PyPI's 0.3 run under current torch and numpy.
 
-Place in the data flow: level 2, the only module that imports auto_LiRPA; the rest of the folder asks `load_host`.
+Place in the data flow: level 4, the only module that imports auto_LiRPA; the rest of the folder asks `load_host`.
 
 Version 0.3 (the only one on PyPI) uses four names that left torch and numpy after 2022. They are supplied as narrowly
 as the host allows: two only while the host is imported, one only while it parses a graph, and one as a wider signature
@@ -14,12 +14,14 @@ import functools
 import importlib
 import importlib.metadata
 import importlib.util
+import inspect
 import io
+import logging
 import re
 import sys
 import types
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -67,10 +69,12 @@ def load_host() -> types.ModuleType:
     if _PACKAGE in sys.modules:
         return sys.modules[_PACKAGE]
     try:
-        with _quiet_import(), _missing_names(version):
+        with quiet_host(), _missing_names(version):
             host = importlib.import_module(_PACKAGE)
     except Exception as error:
-        raise HostUnavailableError(f"auto_LiRPA {version} is found but cannot be imported: {error}. {_INSTALL}") from error
+        raise HostUnavailableError(
+            f"auto_LiRPA {version} is found but cannot be imported: {error}. {_INSTALL}"
+        ) from error
     if needs_patches(version):
         _patch_host()
     return host
@@ -89,20 +93,66 @@ def needs_patches(version: str) -> bool:
     return number is not None and (int(number[1]), int(number[2])) < _FIRST_UNPATCHED
 
 
+def register_exporter_symbols() -> bool:
+    """Load all of torch's ONNX symbolic functions, as torch's own exporter does before it runs.
+
+    Later torch versions load those of opset 9 alone until something is exported, and auto_LiRPA reads only the newer
+    forms of padding, clipping, resizing and GELU.
+
+    Returns:
+        True if this call loaded anything.
+    """
+    package = "torch.onnx._internal.torchscript_exporter"
+    names = [f"{package}.symbolic_opset{number}" for number in range(7, 21)]
+    missing = [name for name in names if name not in sys.modules]
+    loaded = False
+    for name in missing:
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
+            loaded = True
+    return loaded
+
+
+@contextlib.contextmanager
+def quiet_host(messages: list[str] | None = None) -> Iterator[None]:
+    """Keep the host's prints, warnings and log lines off the terminal; collect the log lines."""
+    handler = _Collector([] if messages is None else messages)
+    logger = logging.getLogger("auto_LiRPA")
+    state = (logger.propagate, list(logger.handlers))
+    logger.propagate, logger.handlers = False, [handler]
+    try:
+        # recorded, not ignored: torch puts filters of its own in front while it is imported
+        with warnings.catch_warnings(record=True), contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logger.propagate, logger.handlers = state
+
+
+class _Collector(logging.Handler):
+    def __init__(self, messages: list[str]) -> None:
+        super().__init__()
+        self.messages = messages
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.messages.append(record.getMessage())
+
+
+def compute_bounds(lirpa_model: Any, interm_bounds: Mapping[str, Any] | None = None, **arguments: Any) -> Any:
+    """The host's `compute_bounds`; the argument for given bounds was named `intermediate_layer_bounds` before 0.4."""
+    parameters = inspect.signature(type(lirpa_model).compute_bounds).parameters
+    name = "interm_bounds" if "interm_bounds" in parameters else "intermediate_layer_bounds"
+    if interm_bounds is not None:
+        arguments[name] = dict(interm_bounds)
+    with quiet_host():
+        return lirpa_model.compute_bounds(**arguments)
+
+
 def _source_version(origin: str | None) -> str | None:
     if origin is None or not Path(origin).is_file():
         return None
     text = Path(origin).read_text(encoding="utf-8", errors="replace")
     found = re.search(r"^__version__\s*=\s*['\"]([^'\"]+)['\"]", text, re.MULTILINE)
     return None if found is None else found[1]
-
-
-@contextlib.contextmanager
-def _quiet_import() -> Iterator[None]:
-    """Keep the host's deprecation warnings and prints off the user's terminal."""
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")
-        yield
 
 
 @contextlib.contextmanager

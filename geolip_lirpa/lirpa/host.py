@@ -1,6 +1,6 @@
 """A read-only view of a `BoundedModule`'s graph: the nodes that matter, their values and constants.
 
-Place in the data flow: level 2, between the host's objects and `operators`. Nothing of the host model is changed: nodes
+Place in the data flow: level 4, between the host's objects and `operators`. Nothing of the host model is changed: nodes
 are evaluated on shallow copies.
 """
 
@@ -47,6 +47,8 @@ def plain(values: Tensor) -> Tensor:
 def evaluate(node: Any, inputs: Sequence[Any]) -> Tensor:
     """The node's own forward on other inputs, leaving the node as it was."""
     probe = copy.copy(node)
+    # some forwards keep their inputs as attributes; a registered parameter of that name would refuse a plain tensor
+    probe.__dict__["_parameters"] = {}
     with torch.no_grad():
         result = probe.forward(*inputs)
     return result if isinstance(result, Tensor) else torch.tensor(tuple(result))

@@ -1,6 +1,6 @@
 """How each class of host node becomes affine maps of a `Network`.
 
-Place in the data flow: level 2, used by `graph`. `AFFINE` maps a class name to its builder, which adds nodes to the
+Place in the data flow: level 4, used by `graph`. `AFFINE` maps a class name to its builder, which adds nodes to the
 network and returns the position of the node's value.
 """
 
@@ -123,9 +123,7 @@ def _batch_norm(view: View) -> int:
     shape = (-1, *([1] * (view.value(0).ndim - 2)))
     centred = view.add(affine.shift(-mean.reshape(shape)), (view.position(0),), "/centred")
     factor = gamma / (variance + node.eps).sqrt()
-    operator = affine.scaling(
-        factor.reshape(shape), beta.reshape(shape), parameter_roundings=_BATCH_NORM_ROUNDINGS
-    )
+    operator = affine.scaling(factor.reshape(shape), beta.reshape(shape), parameter_roundings=_BATCH_NORM_ROUNDINGS)
     return view.add(operator, (centred,))
 
 
@@ -321,6 +319,6 @@ AFFINE: Mapping[str, Builder] = MappingProxyType(
         "BoundReduceMean": _reduction(mean=True),
         "BoundReduceSum": _reduction(mean=False),
         "BoundCumSum": _cumulative_sum,
-        **{name: _movement for name in _MOVING},
+        **dict.fromkeys(_MOVING, _movement),
     }
 )

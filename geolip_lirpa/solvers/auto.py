@@ -1,6 +1,6 @@
 """Solvers by name.
 
-Place in the data flow: level 4. ``auto`` never needs a licence.
+Place in the data flow: level 7. ``auto`` never needs a licence.
 """
 
 from __future__ import annotations
@@ -48,5 +48,3 @@ def make_solver(name: str, form: str = "auto", seed: int = 0) -> Solver:
     from geolip_lirpa.solvers.cvxpy_backend import CvxpySolver
 
     return CvxpySolver(backend=key.removeprefix("cvxpy-").upper(), form=form)
-
-

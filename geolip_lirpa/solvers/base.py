@@ -1,6 +1,6 @@
 """What every solver takes and returns. Solvers are untrusted: their numbers are never shown as bounds.
 
-Place in the data flow: level 4, ``SdpInstance -> multipliers``. Never imports the checker.
+Place in the data flow: level 7, ``SdpInstance -> multipliers``. Never imports the checker.
 """
 
 from __future__ import annotations

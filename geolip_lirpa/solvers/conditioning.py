@@ -1,6 +1,6 @@
 r"""A well scaled copy of an instance's program for interior-point and splitting methods, and the way back.
 
-Place in the data flow: level 4, used by `cvxpy_backend`. Three exact equivalences, then rounding errors only:
+Place in the data flow: level 7, used by `cvxpy_backend`. Three exact equivalences, then rounding errors only:
 
 * *Fewer inputs.* With a single input multiplier (l_2, or tied l_inf) the program only sees the inputs through the row
   space of the forms on them: :math:`w = Q w'` with orthonormal columns Q.
@@ -16,9 +16,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from geolip_lirpa.sdp import Array, Forms, Multipliers, SdpInstance
+from geolip_lirpa.forms import Forms
+from geolip_lirpa.rounding import Array
+from geolip_lirpa.sdp import Multipliers, SdpInstance
 from geolip_lirpa.standard_form import (
-    Groups,
     SparseSdp,
     arrange,
     objective_weights,
@@ -60,7 +61,7 @@ class ConditionedSdp:
         ball and onto the balls :math:`|t_i - \tfrac g2 dv_i| \le \tfrac g2 |dv_i|` of the slope interval [0, g].
 
         Args:
-            gram: (n + m, n + m), any scale.
+            gram: (n + m, n + m), of vectors near the unit ball (X of the natural form).
         """
         vectors = _factor(gram)[: self.forms.size]
         points = {0: self._project_input(vectors[self.forms.block(0)])}
@@ -170,6 +171,3 @@ def _factor(gram: Array) -> Array:
     """A matrix R with R R^T equal to the positive semidefinite part of a symmetric matrix."""
     values, vectors = np.linalg.eigh(0.5 * (gram + gram.T))
     return np.asarray(vectors * np.sqrt(np.maximum(values, 0.0)))
-
-
-__all__ = ["ConditionedSdp", "Groups", "condition"]

@@ -1,6 +1,6 @@
 """Limited-memory BFGS for a batch of independent problems on products of spheres.
 
-Place in the data flow: level 4, a building block of the untrusted solvers. Every problem has its own curvature pairs,
+Place in the data flow: level 7, a building block of the untrusted solvers. Every problem has its own curvature pairs,
 line search and stopping test; finished problems leave the batch. (Nocedal and Wright, Numerical Optimization, ch. 7;
 on manifolds: Huang, Gallivan and Absil, SIAM J. Optim. 25, 2015. Vectors are transported by projection.)
 """

@@ -1,6 +1,6 @@
 r"""Low-rank (Burer-Monteiro) solver of the Lipschitz program: forward passes with vector-valued neurons.
 
-Place in the data flow: level 4, ``SdpInstance -> multipliers``; untrusted.
+Place in the data flow: level 7, ``SdpInstance -> multipliers``; untrusted.
 
 Each increment carries a row of :math:`\mathbb{R}^k` (k = `rank`), i.e. the Gram matrix of the relaxation is written
 :math:`Y Y^T`. The product constraint of a neuron with slopes :math:`[\alpha, \beta]`, centre
@@ -50,7 +50,6 @@ from geolip_lirpa.sdp import Multipliers, SdpInstance
 from geolip_lirpa.solvers.base import SolverResult, Status
 from geolip_lirpa.solvers.lbfgs import LbfgsOptions, LbfgsResult, minimise
 from geolip_lirpa.types import Norm, OutputNorm
-
 
 # Relative size below which the curvature of a vector no longer shortens the steps of the others.
 _LEAST_CURVATURE = 1e-6
@@ -108,9 +107,7 @@ class LowRankSolver:
     seed: int = 0
     device: str = "cpu"
 
-    def solve(
-        self, instances: Sequence[SdpInstance], starts: Sequence[Factor] | None = None
-    ) -> list[LowRankResult]:
+    def solve(self, instances: Sequence[SdpInstance], starts: Sequence[Factor] | None = None) -> list[LowRankResult]:
         """Solve instances that share network, norms, ties and the number of rows.
 
         Args:

@@ -1,0 +1,59 @@
+# make install   virtual environment in .venv with everything, versions as in constraints.txt
+# make demo      Lipschitz bounds of a small network, their certificate, and its check
+# make test      all tests
+# make lint      ruff and mypy
+# make format    let ruff rewrite the sources
+# make clean     remove what these targets made
+#
+# Variables: PYTHON (interpreter to start from), TORCH (what to ask pip for), JOBS (test processes),
+# PYTEST_ARGS (passed on to pytest).
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+TORCH ?= torch==2.13.0
+JOBS ?= 2
+PYTEST_ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+STAMP := $(VENV)/.installed
+
+NETWORK := vnnlib_specs/digits_32-32.onnx
+CERTIFICATE := build/digits_32-32.certificate.json
+
+.PHONY: install demo test lint format clean
+.DELETE_ON_ERROR:
+
+install: $(STAMP)
+
+# torch first and by its version: what asks for it later is content with what it finds. auto-lirpa and onnx2torch come
+# last and without their dependencies, which would replace torch (docs/install.md).
+$(STAMP): pyproject.toml constraints.txt Makefile
+	$(PYTHON) -m venv --clear $(VENV)
+	$(PIP) '$(TORCH)' numpy
+	$(PIP) --editable '.[dev]'
+	$(PIP) --no-deps auto-lirpa onnx2torch
+	$(BIN)/python -c 'import geolip_lirpa.lirpa, torch; print("torch", torch.__version__, "- auto_LiRPA", geolip_lirpa.lirpa.host_version())'
+	touch $@
+
+demo: install
+	mkdir -p $(dir $(CERTIFICATE))
+	$(BIN)/geolip-lirpa lipschitz $(NETWORK) --norm inf --certificate $(CERTIFICATE)
+	$(BIN)/geolip-lirpa check $(CERTIFICATE) $(NETWORK)
+
+# JOBS processes with one thread each; tests that need more cores do not exist
+test: install
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(JOBS) $(PYTEST_ARGS)
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: install
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	find geolip_lirpa tests vnnlib_specs -name __pycache__ -prune -exec rm -rf {} +

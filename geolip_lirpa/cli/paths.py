@@ -1,0 +1,40 @@
+"""Files named on the command line, checked before hours of work depend on them.
+
+Place in the data flow: level 12, used by the commands.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from geolip_lirpa.errors import SpecificationError
+
+
+def require_file(option: str, path: Path) -> None:
+    """Refuse what is not a readable file.
+
+    Raises:
+        SpecificationError: names the option and the path.
+    """
+    if path.is_dir():
+        raise SpecificationError(f"{option}: {path} is a directory; expected a file. Name the file inside it.")
+    if not path.exists():
+        raise SpecificationError(f"{option}: {path}: no such file. Check the path.")
+    if not os.access(path, os.R_OK):
+        raise SpecificationError(f"{option}: {path} cannot be read. Check its permissions.")
+
+
+def require_writable(option: str, path: Path) -> None:
+    """Refuse a path at which no file can be written.
+
+    Raises:
+        SpecificationError: names the option and the path.
+    """
+    folder = path.parent
+    if path.is_dir():
+        raise SpecificationError(f"{option}: {path} is a directory; expected the name of a file to write.")
+    if not folder.is_dir():
+        raise SpecificationError(f"{option}: {folder} is not a folder. Create it first, or name another one.")
+    if not os.access(folder, os.W_OK) or (path.exists() and not os.access(path, os.W_OK)):
+        raise SpecificationError(f"{option}: {path} cannot be written. Name a file in a writable folder.")

@@ -1,0 +1,70 @@
+"""Where output goes: results to standard output, everything else to standard error.
+
+Place in the data flow: level 12, used by the commands.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from geolip_lirpa.cli.exit_codes import ExitCode
+
+
+def print_error(message: str) -> None:
+    """One line ``error: ...`` on standard error."""
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+
+
+def print_note(message: str, quiet: bool) -> None:
+    """One line ``note: ...`` on standard error, unless quiet."""
+    if not quiet:
+        print(f"note: {message}", file=sys.stderr)
+
+
+def print_result(renderable: Any) -> None:
+    """A table or text on standard output; as wide as the terminal, 100 columns where there is none."""
+    from rich.console import Console
+
+    console = Console(markup=False, highlight=False, emoji=False, width=None if sys.stdout.isatty() else 100)
+    console.print(renderable)
+    # a reader that has gone is noticed here, where it can be dealt with, and not when the interpreter ends
+    sys.stdout.flush()
+
+
+def print_text(text: str) -> None:
+    """Text on standard output as it is."""
+    print(text, flush=True)
+
+
+@contextlib.contextmanager
+def only_results_on_stdout(debug: bool) -> Iterator[None]:
+    """Send what libraries print to standard error, and drop their warnings unless debugging."""
+    with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
+        if not debug:
+            warnings.simplefilter("ignore")
+        yield
+
+
+@contextlib.contextmanager
+def progress_bar(label: str, shown: bool) -> Iterator[Callable[[int, int], None] | None]:
+    """A callback for ``(finished, all)`` that moves a bar on standard error; None where no one would see it."""
+    if not shown or not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(label, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+def interrupted() -> ExitCode:
+    """Say that Ctrl-C ended the command."""
+    print("interrupted", file=sys.stderr)
+    return ExitCode.INTERRUPTED

@@ -1,0 +1,394 @@
+"""Certificates: what the checker confirms, in which words, and what it refuses."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import hashlib
+import io
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from command_line import Command
+from hypothesis import given
+from hypothesis import strategies as st
+from onnx_files import random_weights, write_mlp
+
+from geolip_lirpa import certificate as certificates
+from geolip_lirpa.certificate_file import load_certificate, save_certificate
+from geolip_lirpa.cli import main
+from geolip_lirpa.cli.exit_codes import ExitCode
+from geolip_lirpa.lipschitz import compute_lipschitz
+from geolip_lirpa.lirpa import bounded_module
+from geolip_lirpa.onnx_model import load_onnx
+
+Change = Callable[[dict[str, Any]], None]
+
+
+@pytest.fixture
+def certificate(run: Command, networks: Path, tmp_path: Path) -> Path:
+    """Proofs for outputs 1 and 3 of ``small.onnx``, l_2."""
+    path = tmp_path / "certificate.json"
+    options = ("--norm", "2", "--rows", "1,3", "--certificate", path)
+    assert run("lipschitz", networks / "small.onnx", *options).code == ExitCode.OK
+    return path
+
+
+def _forge(path: Path, change: Change) -> None:
+    """Change a certificate's content and give it a digest that fits."""
+    record = json.loads(path.read_text())
+    change(record)
+    content = {key: value for key, value in record.items() if key != "digest"}
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    path.write_text(json.dumps({**content, "digest": hashlib.sha256(text.encode()).hexdigest()}))
+
+
+def _floats(record: dict[str, Any]) -> np.ndarray:
+    return np.frombuffer(base64.b64decode(record["float64"]), dtype="<f8").reshape(record["shape"])
+
+
+def _store(record: dict[str, Any], values: np.ndarray) -> None:
+    record["float64"] = base64.b64encode(np.ascontiguousarray(values, dtype="<f8").tobytes()).decode()
+
+
+@pytest.mark.parametrize("norm", ["inf", "2", "1"])
+@pytest.mark.parametrize("output", ["rows", "inf", "2", "1"])
+def test_every_global_certificate_is_proven_again(
+    run: Command, networks: Path, tmp_path: Path, norm: str, output: str
+) -> None:
+    path = tmp_path / "c.json"
+    options = ("--norm", norm, "--output", output, "--certificate", path, "--json")
+    computed = run("lipschitz", networks / "small.onnx", *options).json
+    assert computed["certificate"] == str(path)
+    checked = run("check", path, networks / "small.onnx", "--json")
+    assert checked.code == ExitCode.OK
+    found = checked.json
+    assert found["proven"] is True
+    assert (found["statement"]["norm"], found["statement"]["output"]) == (norm, output)
+    assert [row["upper"] for row in found["rows"]] == [row["upper"] for row in computed["rows"]]
+
+
+@pytest.mark.parametrize("bounds", ["ibp", "crown", "alpha-crown"])
+@pytest.mark.parametrize("region_norm", ["inf", "2", "1"])
+def test_every_local_certificate_is_proven_again(
+    run: Command, networks: Path, images: Path, tmp_path: Path, bounds: str, region_norm: str
+) -> None:
+    path = tmp_path / "c.json"
+    region = ("--data", images, "--index", 4, "--eps", "0.3", "--region-norm", region_norm, "--bounds", bounds)
+    assert run("lipschitz", networks / "small.onnx", *region, "--certificate", path).code == ExitCode.OK
+    checked = run("check", path, networks / "small.onnx")
+    assert checked.code == ExitCode.OK
+    text = " ".join(checked.out.split())
+    assert bounds in text and "For all inputs x, x' in the" in text
+    assert ("box with half widths" if region_norm == "inf" else f"l_{region_norm} ball of radius 0.3") in text
+
+
+@pytest.mark.parametrize("method", ["norm-product", "entrywise"])
+def test_certificates_of_norm_products_are_proven_again(
+    run: Command, networks: Path, tmp_path: Path, method: str
+) -> None:
+    path = tmp_path / "c.json"
+    assert run("lipschitz", networks / "small.onnx", "--method", method, "--certificate", path).code == ExitCode.OK
+    assert run("check", path, networks / "small.onnx").code == ExitCode.OK
+
+
+def test_statement_names_rows_norm_and_scope(run: Command, networks: Path, certificate: Path) -> None:
+    result = run("check", certificate, networks / "small.onnx")
+    assert result.code == ExitCode.OK and result.err == ""
+    assert "For all inputs x, x':" in result.out
+    assert "|c f(x) - c f(x')| <= bound * |x - x'|_2" in result.out
+    labels = [line.split("│")[0].strip() for line in result.out.splitlines() if "│" in line]
+    assert labels == ["row 1", "row 3"]
+
+
+def test_shown_bound_is_not_below_the_proven_one(run: Command, networks: Path, certificate: Path) -> None:
+    proven = [row["upper"] for row in run("check", certificate, networks / "small.onnx", "--json").json["rows"]]
+    lines = [line for line in run("check", certificate, networks / "small.onnx").out.splitlines() if "│" in line]
+    shown = [float(line.split("│")[1]) for line in lines]
+    assert all(s >= p and s == pytest.approx(p, rel=1e-5) for s, p in zip(shown, proven, strict=True))
+
+
+def test_statement_of_other_rows_and_weights_is_spelled_out(run: Command, networks: Path, tmp_path: Path) -> None:
+    rows = torch.tensor([[[1.0, -1, 0, 0], [0, 0, 2, 0], [0.5, 0.25, 1, -3]]])
+    scale = torch.tensor([0.5, 2.0, 0.0])
+    model = bounded_module(load_onnx(networks / "small.onnx"))
+    result = compute_lipschitz(model, C=rows, norm=2, input_scale=scale)
+    assert result.certificate is not None
+    save_certificate(result.certificate, tmp_path / "c.json")
+    found = run("check", tmp_path / "c.json", networks / "small.onnx")
+    assert found.code == ExitCode.OK
+    assert "row " not in found.out
+    assert "c = f_0 - f_1" in found.out and "c = 2.0 f_2" in found.out and "- 3.0 f_3" in found.out
+    assert "|(x - x') / s|_2" in found.out
+    assert "s_j from 0.5 to 2.0" in found.out and "1 inputs with s_j = 0" in found.out
+
+
+def test_part_of_a_model_is_remembered(run: Command, networks: Path, tmp_path: Path) -> None:
+    path = tmp_path / "c.json"
+    run("lipschitz", networks / "softmax.onnx", "--logits", "--certificate", path)
+    result = run("check", path, networks / "softmax.onnx")
+    assert result.code == ExitCode.OK and "without the softmax at its end" in " ".join(result.out.split())
+
+
+def test_note_when_the_file_is_another_one(run: Command, networks: Path, certificate: Path, tmp_path: Path) -> None:
+    copy = write_mlp(tmp_path / "smaller.onnx", [w / np.float32(2) for w in random_weights([3, 5, 4], seed=1)])
+    result = run("check", certificate, copy)
+    # every multiplier still proves its claim for the smaller weights, or the certificate is refused
+    assert (result.code == ExitCode.OK) == ("note: the certificate was computed for another file" in result.err)
+
+
+# --- refusals ---------------------------------------------------------------------------------------------------------
+
+
+def _refused(result: Any) -> None:
+    assert result.code == ExitCode.REFUSED
+    assert result.err.startswith("error: refused: ") and result.err.count("\n") == 1
+
+
+def test_flipped_digit_is_refused(run: Command, networks: Path, certificate: Path) -> None:
+    text = certificate.read_text()
+    upper = json.loads(text)["claims"][0]["upper"]
+    certificate.write_text(text.replace(repr(upper), repr(upper / 2)))
+    result = run("check", certificate, networks / "small.onnx")
+    _refused(result)
+    assert "digest" in result.err
+
+
+def _lower_claim(record: dict[str, Any]) -> None:
+    record["claims"][1]["upper"] *= 1 - 1e-9
+
+
+def _shrink_multipliers(record: dict[str, Any]) -> None:
+    claim = record["claims"][0]
+    for values in (claim["multipliers"]["input"], *claim["multipliers"]["hidden"]):
+        _store(values, 0.5 * _floats(values))
+    claim["upper"] *= 0.5
+
+
+def _negative_multiplier(record: dict[str, Any]) -> None:
+    values = record["claims"][0]["multipliers"]["hidden"][0]
+    _store(values, -_floats(values))
+
+
+def _not_a_number(record: dict[str, Any]) -> None:
+    values = record["claims"][0]["multipliers"]["input"]
+    _store(values, _floats(values) * np.nan)
+
+
+def _infinite_claim(record: dict[str, Any]) -> None:
+    record["claims"][0]["upper"] = float("inf")
+
+
+def _other_row(record: dict[str, Any]) -> None:
+    rows = _floats(record["rows"]).copy()
+    rows[0, 0] = 100 * rows[0, 0]
+    _store(record["rows"], rows)
+
+
+def _drop_claim(record: dict[str, Any]) -> None:
+    del record["claims"][1]
+
+
+def _no_claims(record: dict[str, Any]) -> None:
+    record["claims"] = []
+
+
+def _no_multipliers(record: dict[str, Any]) -> None:
+    record["claims"][0]["multipliers"] = None
+
+
+def _other_norm(record: dict[str, Any]) -> None:
+    record["norm"] = "inf"
+
+
+def _unknown_version(record: dict[str, Any]) -> None:
+    record["version"] = 99
+
+
+def _wrong_node(record: dict[str, Any]) -> None:
+    record["metadata"]["final_node"] = "no such node"
+
+
+def _wrong_type(record: dict[str, Any]) -> None:
+    record["metadata"]["logits"] = "yes"
+
+
+def _wrong_sample(record: dict[str, Any]) -> None:
+    record["claims"][0]["sample"] = 7
+
+
+def _local_without_region(record: dict[str, Any]) -> None:
+    record["scope"] = "local"
+
+
+def _metadata_list(record: dict[str, Any]) -> None:
+    record["metadata"] = [1, 2]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        _lower_claim, _shrink_multipliers, _negative_multiplier, _not_a_number, _infinite_claim, _other_row,
+        _drop_claim, _no_claims, _no_multipliers, _other_norm, _unknown_version, _wrong_node, _wrong_type,
+        _wrong_sample, _local_without_region, _metadata_list,
+    ],
+)  # fmt: skip
+def test_forged_content_with_a_fitting_digest_is_refused(
+    run: Command, networks: Path, certificate: Path, change: Change
+) -> None:
+    _forge(certificate, change)
+    _refused(run("check", certificate, networks / "small.onnx"))
+
+
+def test_local_certificate_cannot_pose_as_a_global_one(
+    run: Command, networks: Path, images: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "c.json"
+    run("lipschitz", networks / "small.onnx", "--data", images, "--index", 0, "--eps", "0.01", "--certificate", path)
+    _forge(path, lambda record: record.update(scope="global"))
+    result = run("check", path, networks / "small.onnx")
+    assert result.code == ExitCode.REFUSED or "For all inputs x, x' in the box" in result.out
+    _forge(path, lambda record: record.update(scope="global", region=None))
+    _refused(run("check", path, networks / "small.onnx"))
+
+
+def test_ball_cannot_pose_as_a_box(run: Command, networks: Path, images: Path, tmp_path: Path) -> None:
+    path = tmp_path / "c.json"
+    region = ("--data", images, "--index", 0, "--eps", "0.01", "--region-norm", "2")
+    run("lipschitz", networks / "small.onnx", *region, "--certificate", path)
+
+    def widen(record: dict[str, Any]) -> None:
+        center = record["region"]["center"]
+        for key, shift in (("lower", -100.0), ("upper", 100.0)):
+            record["region"][key] = dict(center)
+            _store(record["region"][key], _floats(center) + shift)
+
+    _forge(path, widen)
+    _refused(run("check", path, networks / "small.onnx"))
+
+
+@pytest.mark.parametrize("key", ["center", "lower", "upper"])
+def test_forged_region_is_refused_or_spoken_of(
+    run: Command, networks: Path, images: Path, tmp_path: Path, key: str
+) -> None:
+    path = tmp_path / "c.json"
+    run("lipschitz", networks / "small.onnx", "--data", images, "--index", 0, "--eps", "0.01", "--certificate", path)
+    honest = run("check", path, networks / "small.onnx").out
+
+    def shift(record: dict[str, Any]) -> None:
+        _store(record["region"][key], _floats(record["region"][key]) + 0.125)
+
+    _forge(path, shift)
+    result = run("check", path, networks / "small.onnx")
+    assert result.code == ExitCode.REFUSED or key == "center" or result.out != honest
+
+
+def test_weaker_claim_is_proven_and_shown(run: Command, networks: Path, certificate: Path) -> None:
+    _forge(certificate, lambda record: record["claims"][0].update(upper=12345.0))
+    result = run("check", certificate, networks / "small.onnx")
+    assert result.code == ExitCode.OK and "12345.0" in result.out
+
+
+def test_certificate_of_another_model_is_refused(run: Command, networks: Path, certificate: Path) -> None:
+    for other in ("twin.onnx", "linear.onnx"):
+        _refused(run("check", certificate, networks / other))
+
+
+def test_refusal_as_json(run: Command, networks: Path, certificate: Path) -> None:
+    found = run("check", certificate, networks / "twin.onnx", "--json")
+    assert found.code == ExitCode.REFUSED
+    assert found.json["proven"] is False and found.json["rows"] == [] and "not proven" in found.json["reason"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{}", b"[]", b"null", b"\xff\xfe", b'{"format": 1e400}', b"[" * 100_000, b'["]",' * 100_000],
+)
+def test_other_files_are_refused(run: Command, networks: Path, tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "c.json"
+    path.write_bytes(content)
+    _refused(run("check", path, networks / "small.onnx"))
+
+
+def test_missing_files_are_bad_input(run: Command, networks: Path, certificate: Path, tmp_path: Path) -> None:
+    assert run("check", tmp_path / "none.json", networks / "small.onnx").code == ExitCode.BAD_INPUT
+    assert run("check", tmp_path, networks / "small.onnx").code == ExitCode.BAD_INPUT
+    assert run("check", certificate, tmp_path / "none.onnx").code == ExitCode.BAD_INPUT
+
+
+@given(position=st.integers(min_value=0), value=st.integers(0, 255), cut=st.booleans())
+def test_damaged_certificates_never_pass(
+    fuzzed: tuple[Path, Path, bytes, str], position: int, value: int, cut: bool
+) -> None:
+    path, model, original, statement = fuzzed
+    at = position % len(original)
+    damaged = original[:at] if cut else original[:at] + bytes([value]) + original[at + 1 :]
+    path.write_bytes(damaged)
+    code, out, err = _quiet_check(path, model)
+    assert code in (ExitCode.OK, ExitCode.REFUSED) and "Traceback" not in err
+    if damaged != original and code == ExitCode.OK:
+        assert json.loads(damaged) == json.loads(original) and out == statement
+
+
+@given(
+    where=st.sampled_from(["hidden", "input", "output", "rows", "scale", "claim"]),
+    number=st.integers(0, 100),
+    factor=st.sampled_from([0.0, -1.0, 0.5, 1 - 1e-9, 1e300, np.nan, np.inf]),
+)
+def test_forged_numbers_never_prove_too_small_a_bound(
+    fuzzed: tuple[Path, Path, bytes, str], where: str, number: int, factor: float
+) -> None:
+    path, model, original, _ = fuzzed
+    path.write_bytes(original)
+    honest = [claim["upper"] for claim in json.loads(original)["claims"]]
+
+    def change(record: dict[str, Any]) -> None:
+        claim = record["claims"][number % len(record["claims"])]
+        if where == "claim":
+            claim["upper"] = claim["upper"] * factor
+            return
+        proof = claim["multipliers"]
+        stored = {"rows": record["rows"], "scale": record["input_scale"], "hidden": proof["hidden"][0]}.get(where)
+        stored = proof[where] if stored is None else stored
+        values = _floats(stored).copy()
+        values.flat[number % values.size] *= factor
+        _store(stored, values)
+
+    _forge(path, change)
+    code, out, err = _quiet_check(path, model)
+    assert code in (ExitCode.OK, ExitCode.REFUSED) and "Traceback" not in err
+    if code == ExitCode.OK and where not in ("rows", "scale"):
+        shown = [float(line.split("│")[1]) for line in out.splitlines() if "│" in line]
+        # the relaxation's optimum: no multipliers prove less
+        assert all(s >= h * (1 - 1e-5) for s, h in zip(shown, honest, strict=True))
+
+
+@pytest.fixture(scope="module")
+def fuzzed(tmp_path_factory: pytest.TempPathFactory, networks: Path) -> tuple[Path, Path, bytes, str]:
+    """A file to overwrite, its model, a valid certificate's bytes, and what the checker says of it."""
+    path, model = tmp_path_factory.mktemp("fuzz") / "c.json", networks / "small.onnx"
+    result = compute_lipschitz(bounded_module(load_onnx(model)))
+    assert result.certificate is not None
+    save_certificate(replace(result.certificate, metadata={"model": "small.onnx"}), path)
+    code, out, _ = _quiet_check(path, model)
+    assert code == ExitCode.OK
+    return path, model, path.read_bytes(), out
+
+
+def _quiet_check(path: Path, model: Path) -> tuple[int, str, str]:
+    """Check in this process with the output caught (hypothesis and capsys do not go together)."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = main(["check", str(path), str(model), "--threads", "1"])
+    return code, out.getvalue(), err.getvalue()
+
+
+def test_files_can_be_read_back(certificate: Path) -> None:
+    record = load_certificate(certificate)
+    assert record.metadata["model_sha256"] and certificates.FORMAT in certificate.read_text()
