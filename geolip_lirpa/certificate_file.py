@@ -46,7 +46,10 @@ def _decode(record: Any) -> Array:
 
 
 def _tensor(record: Any) -> Tensor:
-    return torch.from_numpy(_decode(record).copy())
+    tensor = torch.from_numpy(_decode(record).copy())
+    if not bool(torch.isfinite(tensor).all()):
+        raise ValueError("NaN or infinity")
+    return tensor
 
 
 def _claim_record(claim: Claim) -> dict[str, Any]:
@@ -90,17 +93,17 @@ def _region_record(region: LocalScope) -> dict[str, Any]:
 
 
 def _read_region(record: Any) -> LocalScope:
-    norm, center = Norm(record["norm"]), _tensor(record["center"])
+    norm, center, method = Norm(record["norm"]), _tensor(record["center"]), str(record["bound_method"])
     radius = None if record["radius"] is None else float(record["radius"])
-    if norm is not Norm.LINF:
-        # box and ball at once would leave open which of them the statement is about
-        if record["lower"] is not None or record["upper"] is not None or radius is None:
+    if norm is Norm.LINF:
+        lower, upper = _tensor(record["lower"]), _tensor(record["upper"])
+        if lower.shape != center.shape or upper.shape != center.shape or not bool((lower <= upper).all()):
             raise ValueError("region")
-        return LocalScope(norm, center, None, None, radius, str(record["bound_method"]))
-    lower, upper = _tensor(record["lower"]), _tensor(record["upper"])
-    if lower.shape != center.shape or upper.shape != center.shape:
+        return LocalScope(norm, center, lower, upper, radius, method)
+    # box and ball at once would leave open which of them the statement is about
+    if record["lower"] is not None or record["upper"] is not None or radius is None or not 0 <= radius < math.inf:
         raise ValueError("region")
-    return LocalScope(norm, center, lower, upper, radius, str(record["bound_method"]))
+    return LocalScope(norm, center, None, None, radius, method)
 
 
 def _digest(record: Mapping[str, Any]) -> str:

@@ -32,8 +32,8 @@ from geolip_lirpa.types import Norm
 _TINY = 1e-280
 # numbers in one coefficient tensor; more rows are done one chunk after the other
 _CHUNK = 2**23
-_LEARNING_RATE = 1
-_DECAY = 0.98
+_LEARNING_RATE = 1.0
+_DECAY = 0.85
 
 
 @dataclass(frozen=True)
@@ -71,11 +71,20 @@ def crown_bounds(network: Network, inputs: InputSet, iterations: int = 0) -> lis
     Raises:
         SpecificationError: the input set does not fit the network.
     """
-    return interval.preactivations(network, crown_node_bounds(network, inputs, iterations))
+    return interval.preactivations(network, crown_node_bounds(network, inputs, iterations, output=False))
 
 
-def crown_node_bounds(network: Network, inputs: InputSet, iterations: int = 0) -> list[Bounds]:
-    """Bounds of all nodes: backward at the pre-activations that need it and at the output, else interval arithmetic."""
+def crown_node_bounds(network: Network, inputs: InputSet, iterations: int = 0, *, output: bool = True) -> list[Bounds]:
+    """Bounds of all nodes, in order; the last pair bounds the network's output.
+
+    Backward propagation serves the pre-activations that need it and the output, interval arithmetic all others.
+
+    Args:
+        network: in float64.
+        inputs: the input set.
+        iterations: as in `crown_bounds`.
+        output: whether the output is wanted as tight as the rest.
+    """
     known = _prefix_bounds(network, inputs)
     bounds = interval.node_bounds(Network(network.nodes[:1]), inputs.lower, inputs.upper)
     targets = {network.nodes[i].inputs[0] for i in network.activations}
@@ -87,19 +96,19 @@ def crown_node_bounds(network: Network, inputs: InputSet, iterations: int = 0) -
         if isinstance(operation, Activation):
             relaxations[position] = Relaxation(operation, *bounds[network.nodes[position].inputs[0]])
         if position not in known:
-            needed = _needed(network, position, targets, found)
+            needed = _needed(network, position, targets, found, output)
             if needed.numel():
                 backward = _backward(network, position, needed, bounds, relaxations, inputs, iterations)
                 bounds[position] = interval.intersected(found, backward)
     return bounds
 
 
-def _needed(network: Network, position: int, targets: set[int], bounds: Bounds) -> Tensor:
+def _needed(network: Network, position: int, targets: set[int], bounds: Bounds, output: bool) -> Tensor:
     """Indices of the neurons of a node whose interval bounds are not good enough already.
 
     A neuron whose activation has a single slope over its interval is linear: tighter bounds change nothing.
     """
-    if position == len(network.nodes) - 1:
+    if output and position == len(network.nodes) - 1:
         return torch.arange(network.nodes[position].size)
     needed = torch.zeros(network.nodes[position].size, dtype=torch.bool)
     for node in network.nodes[position + 1 :] if position in targets else ():

@@ -187,7 +187,8 @@ def _check_weights(onnx: Any, file: Path, model: Any) -> None:
         values = torch.as_tensor(onnx.numpy_helper.to_array(tensor).copy()) if tensor.data_type in _FLOATS else None
         if values is not None and not bool(values.isfinite().all()):
             raise ModelError(
-                f"{file}: weight {name!r} holds NaN or infinity; no bound exists for such a network. Train or export again."
+                f"{file}: weight {name!r} holds NaN or infinity; no bound exists for such a network. "
+                "Train or export again."
             )
 
 
@@ -200,8 +201,8 @@ def _declared_shape(file: Path, model: Any) -> tuple[int, ...]:
     if any(size <= 0 for size in sizes[1:]):
         labels = [dim.dim_param or str(dim.dim_value or "?") for dim in value.type.tensor_type.shape.dim]
         raise ModelError(
-            f"{file}: input {value.name!r} has shape ({', '.join(labels)}); only the first dimension (the batch) may be "
-            f"dynamic. {_ADVICE}"
+            f"{file}: input {value.name!r} has shape ({', '.join(labels)}); only the first dimension (the batch) may "
+            f"be dynamic. {_ADVICE}"
         )
     return tuple(max(size, 0) for size in sizes)
 

@@ -1,7 +1,7 @@
 """Small exact rewritings of an ONNX graph before it is turned into torch.
 
-Place in the data flow: level 1, used by `onnx_model`. Each leaves the function unchanged in real arithmetic (cutting off
-a softmax excepted, which is done on request only) and copies the model.
+Place in the data flow: level 1, used by `onnx_model`. Each leaves the function unchanged in real arithmetic (cutting
+off a softmax excepted, which is done on request only) and copies the model.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import io
 import json
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -20,8 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx_files import random_weights, write_mlp
 
-from geolip_lirpa import certificate as certificates
-from geolip_lirpa.certificate_file import load_certificate, save_certificate
+from geolip_lirpa.certificate_file import FORMAT, load_certificate, save_certificate
 from geolip_lirpa.cli import main
 from geolip_lirpa.cli.exit_codes import ExitCode
 from geolip_lirpa.lipschitz import compute_lipschitz
@@ -274,7 +274,7 @@ def test_ball_cannot_pose_as_a_box(run: Command, networks: Path, images: Path, t
 
 
 @pytest.mark.parametrize("key", ["center", "lower", "upper"])
-def test_forged_region_is_refused_or_spoken_of(
+def test_forged_box_is_refused_or_spoken_of(
     run: Command, networks: Path, images: Path, tmp_path: Path, key: str
 ) -> None:
     path = tmp_path / "c.json"
@@ -286,7 +286,32 @@ def test_forged_region_is_refused_or_spoken_of(
 
     _forge(path, shift)
     result = run("check", path, networks / "small.onnx")
-    assert result.code == ExitCode.REFUSED or key == "center" or result.out != honest
+    # the box is what counts: its centre is recorded for readers
+    assert result.code == ExitCode.REFUSED or (key == "center") == (result.out == honest)
+
+
+@pytest.mark.parametrize("radius", [-0.01, math.nan, math.inf, None, "0.01", 0.02, 5.0, 0.0])
+def test_forged_radius_is_refused_or_spoken_of(
+    run: Command, networks: Path, images: Path, tmp_path: Path, radius: Any
+) -> None:
+    path = tmp_path / "c.json"
+    region = ("--data", images, "--index", 0, "--eps", "0.01", "--region-norm", "2")
+    run("lipschitz", networks / "small.onnx", *region, "--certificate", path)
+    _forge(path, lambda record: record["region"].update(radius=radius))
+    result = run("check", path, networks / "small.onnx")
+    if radius in (0.0, "0.01", 0.02, 5.0) and result.code == ExitCode.OK:
+        assert f"ball of radius {float(radius)!r}" in " ".join(result.out.split())
+    else:
+        _refused(result)
+
+
+def test_forged_numbers_of_a_region_are_refused(run: Command, networks: Path, images: Path, tmp_path: Path) -> None:
+    path = tmp_path / "c.json"
+    for key in ("center", "lower", "upper"):
+        region = ("--data", images, "--index", 0, "--eps", "0.01")
+        run("lipschitz", networks / "small.onnx", *region, "--certificate", path)
+        _forge(path, lambda record, key=key: _store(record["region"][key], _floats(record["region"][key]) * np.nan))
+        _refused(run("check", path, networks / "small.onnx"))
 
 
 def test_weaker_claim_is_proven_and_shown(run: Command, networks: Path, certificate: Path) -> None:
@@ -391,4 +416,4 @@ def _quiet_check(path: Path, model: Path) -> tuple[int, str, str]:
 
 def test_files_can_be_read_back(certificate: Path) -> None:
     record = load_certificate(certificate)
-    assert record.metadata["model_sha256"] and certificates.FORMAT in certificate.read_text()
+    assert record.metadata["model_sha256"] and FORMAT in certificate.read_text()

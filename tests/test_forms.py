@@ -62,7 +62,9 @@ def _quadratic_form(instance: SdpInstance, multipliers: Multipliers, y: np.ndarr
     return total
 
 
-@given(seed=seeds, norm=st.sampled_from([Norm.LINF, Norm.L2]), fixed=st.sampled_from([0.0, 0.4]), residual=st.booleans())
+@given(
+    seed=seeds, norm=st.sampled_from([Norm.LINF, Norm.L2]), fixed=st.sampled_from([0.0, 0.4]), residual=st.booleans()
+)
 def test_lmi_is_the_sum_of_the_products(seed: int, norm: Norm, fixed: float, residual: bool) -> None:
     network = random_residual(seed) if residual else random_mlp(seed, (4, 6, 5, 2))
     scale = torch.rand(network.input_size, dtype=torch.float64) + 0.1
@@ -100,7 +102,9 @@ def _exact(matrix: torch.Tensor) -> list[list[Fraction]]:
 
 
 def _product(a: list[list[Fraction]], b: list[list[Fraction]]) -> list[list[Fraction]]:
-    return [[sum((x * y for x, y in zip(row, col, strict=True)), Fraction(0)) for col in zip(*b, strict=True)] for row in a]
+    return [
+        [sum((x * y for x, y in zip(row, col, strict=True)), Fraction(0)) for col in zip(*b, strict=True)] for row in a
+    ]
 
 
 @given(seed=seeds, exponent=st.integers(-3, 3))
@@ -112,10 +116,14 @@ def test_error_bounds_hold_in_rational_arithmetic(seed: int, exponent: int) -> N
     last = torch.randn((1, 3), generator=generator)
     scale = torch.rand(4, dtype=torch.float64, generator=generator) + 0.1
     network = sequential(
-        (4,), [("a", linear_operator(first)), ("b", linear_operator(second)), ("r", ReLU()), ("c", linear_operator(last))]
+        (4,),
+        [("a", linear_operator(first)), ("b", linear_operator(second)), ("r", ReLU()), ("c", linear_operator(last))],
     )
     forms = lipschitz_instance(network, input_scale=scale).forms
-    exact = _product(_product(_exact(second), _exact(first)), [[Fraction(0)] * j + [Fraction(s)] + [Fraction(0)] * (3 - j) for j, s in enumerate(scale.tolist())])
+    exact = _product(
+        _product(_exact(second), _exact(first)),
+        [[Fraction(0)] * j + [Fraction(s)] + [Fraction(0)] * (3 - j) for j, s in enumerate(scale.tolist())],
+    )
     error = forms.hidden_error[1, 0]
     for i, row in enumerate(exact):
         for j, value in enumerate(row):
@@ -173,7 +181,9 @@ def test_rows_must_fit() -> None:
 
 def test_folded_constants_keep_their_rounding() -> None:
     """An operator that declares rounded coefficients leaves an error even on unit columns."""
-    operator = AffineOperator("Scale", lambda x, p: x[0] * p[0], (torch.tensor([3.0, 7.0], dtype=torch.float64),), None, 1, 4)
+    operator = AffineOperator(
+        "Scale", lambda x, p: x[0] * p[0], (torch.tensor([3.0, 7.0], dtype=torch.float64),), None, 1, 4
+    )
     network = sequential((2,), [("s", operator), ("r", ReLU()), ("o", linear_operator(torch.ones(1, 2)))])
     error = lipschitz_instance(network).forms.hidden_error[1, 0]
     assert (np.diag(error) > 4 * 2.0**-53 * np.array([3.0, 7.0])).all()

@@ -156,7 +156,9 @@ def test_extreme_weights_give_the_scaled_bound(seed: int, size: float) -> None:
 
 
 def test_constant_output_has_bound_zero() -> None:
-    network = sequential((3,), [("a", linear_operator(torch.zeros(2, 3))), ("r", ReLU()), ("b", linear_operator(torch.ones(1, 2)))])
+    network = sequential(
+        (3,), [("a", linear_operator(torch.zeros(2, 3))), ("r", ReLU()), ("b", linear_operator(torch.ones(1, 2)))]
+    )
     instance = lipschitz_instance(network)
     assert verify(instance, Multipliers((np.ones(2),), np.ones(3), np.ones(1))) == 0.0
 

@@ -221,7 +221,7 @@ def _node_attribute(node: Any, key: str) -> Any:
 
 def _patch_host() -> None:
     """Let 0.3 parse graphs and list parameters under torch 2."""
-    general = importlib.import_module(f"{_PACKAGE}.bound_general")
+    general: Any = importlib.import_module(f"{_PACKAGE}.bound_general")
     general.parse_module = _with_node_attributes(general.parse_module)
     general.BoundedModule._named_members = _with_remove_duplicate(general.BoundedModule._named_members)
 

@@ -210,7 +210,7 @@ def _widened(values: Tensor) -> Tensor:
 def _finite(node: Any, values: Tensor) -> Tensor:
     if kind_of(node) in _PARAMETERS and values.is_floating_point() and not bool(values.isfinite().all()):
         raise ModelError(
-            f"parameter '{node.ori_name}' (node '{node.name}') holds NaN or infinity; no bound exists for such a network. "
-            "Train or load the model again."
+            f"parameter '{node.ori_name}' (node '{node.name}') holds NaN or infinity; no bound exists for such a "
+            "network. Train or load the model again."
         )
     return values

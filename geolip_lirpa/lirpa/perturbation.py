@@ -53,8 +53,8 @@ def perturbation_of(source: Any) -> Perturbation:
     """Read the input set.
 
     Args:
-        source: a `BoundedTensor`, the tuple ``x=(bounded_x,)`` of `compute_bounds`, or a `BoundedModule` whose input was
-            set before.
+        source: a `BoundedTensor`, the tuple ``x=(bounded_x,)`` of `compute_bounds`, or a `BoundedModule` whose input
+            was set before.
 
     Raises:
         SpecificationError: no perturbed input or several, another kind of perturbation, a norm other than 1, 2 and inf,

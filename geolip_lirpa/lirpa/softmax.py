@@ -30,7 +30,7 @@ def softmax_input(node: Any) -> Any | None:
 
 def find_logits(lirpa_model: Any, final_node_name: str | None) -> str:
     """Name of the node that feeds the softmax at the end, or of the end itself where there is none."""
-    name = getattr(lirpa_model, "final_name", None) if final_node_name is None else final_node_name
+    name = str(getattr(lirpa_model, "final_name", None)) if final_node_name is None else final_node_name
     nodes = nodes_of(lirpa_model)
     if name not in nodes:
         raise ExtractionError(f"final_node_name: no node '{name}'. Nodes of this model: {', '.join(nodes)}.")

@@ -69,7 +69,7 @@ class LipschitzOutcome:
         subject: the function.
         norm: of the input.
         output: how outputs are measured.
-        method: see `network_lipschitz.METHODS`.
+        method: see `lipschitz_types.METHODS`.
         outputs: selected outputs of the network; row i of the result belongs to ``outputs[i]``.
         region: None for a global bound.
         result: the bounds.
