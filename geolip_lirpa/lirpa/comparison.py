@@ -80,6 +80,6 @@ def _require_node(graph: HostGraph, name: str, value: Tensor, expected: Tensor, 
     if not bool(((value - expected).abs() <= allowed).all()):
         worst = float((value - expected).abs().max())
         raise ExtractionError(
-            f"{where}: the extracted network differs from the model by {worst:.3g} (allowed {float(allowed.max()):.3g}). "
-            "Put the model into eval mode and switch off reduced precision such as TF32."
+            f"{where}: the extracted network differs from the model by {worst:.3g} (allowed "
+            f"{float(allowed.max()):.3g}). Put the model into eval mode and switch off reduced precision such as TF32."
         )

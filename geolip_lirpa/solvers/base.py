@@ -48,6 +48,6 @@ class Solver(Protocol):
 
     name: ClassVar[str]
 
-    def solve(self, instances: Sequence[SdpInstance]) -> list[SolverResult]:
+    def solve(self, instances: Sequence[SdpInstance]) -> Sequence[SolverResult]:
         """Solve instances that share network, norms and number of rows, in order."""
         ...

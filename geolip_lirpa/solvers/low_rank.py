@@ -166,6 +166,10 @@ class _Batch:
         self.ball = first.input_norm is Norm.L2
         self.one_input_multiplier = self.ball or first.tie_input
         self.tied = first.tie_layers
+        # tied box: the sum of the constraints w_j^2 <= 1 is one ball, |w|^2 <= n
+        self.members = (self.scale > 0).sum(1).to(torch.float64) if first.tie_input and not self.ball else None
+        if self.members is not None:
+            self.scale = self.scale * self.members.sqrt()[:, None]
         self.sizes = [first.network.input_size] + [r.shape[1] for r in self.radius]
         self.device = device
 
@@ -281,6 +285,8 @@ class _Batch:
         inner = [self._dot(g, x, i) for i, (g, x) in enumerate(zip(gradients, parts, strict=True))]
         # tau = <g, w>;  lambda = <g, u> / (2 q^2), q = r |dv|
         tau = inner[0].expand(-1, 1, self._input_multipliers())[:, 0]
+        if self.members is not None:
+            tau = tau / self.members[:, None]
         lam = [(i / (2 * q.detach()))[:, 0] for i, q in zip(inner[1:], squares, strict=True)]
         sigma = self._output_multipliers(out.detach(), value.detach())
         found = [
