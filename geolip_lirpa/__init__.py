@@ -28,7 +28,7 @@ _PUBLIC = {
     "Proof": "types",
 }
 
-__all__ = ["__version__", *_PUBLIC]  # noqa: PLE0604
+__all__ = ["__version__", *_PUBLIC]
 
 try:
     __version__ = version("geolip-lirpa")

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from geolip_lirpa.activations.base import SlopeInterval
 from geolip_lirpa.bounding import Progress
 from geolip_lirpa.certificate import Certificate, LocalScope, check
 from geolip_lirpa.errors import CertificateError, SpecificationError
@@ -19,7 +20,7 @@ from geolip_lirpa.lipschitz_types import LipschitzOptions, LipschitzProblem, Lip
 from geolip_lirpa.lirpa import Perturbation, extract_network, network_bounds, perturbation_of
 from geolip_lirpa.network import Network
 from geolip_lirpa.network_lipschitz import check_rows, check_scale, network_lipschitz
-from geolip_lirpa.slopes import SlopeInterval, SlopeIntervals, global_slopes, local_slopes
+from geolip_lirpa.slopes import SlopeIntervals, global_slopes, local_slopes
 from geolip_lirpa.types import Norm, OutputNorm
 
 SCOPES = ("global", "local")

@@ -65,7 +65,7 @@ class OutputNorm(enum.Enum):
         if str(value).strip().lower() == "rows":
             return cls.ROWS
         try:
-            return cls(Norm.parse(value).value)
+            return cls(Norm.parse(str(value.value) if isinstance(value, enum.Enum) else value).value)
         except SpecificationError:
             raise SpecificationError(
                 f"output: got {value!r}; allowed are rows, 1, 2 and inf. Use 'rows' for one bound per output."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 import subprocess
 import sys
 from decimal import Decimal
@@ -237,6 +238,16 @@ def test_module_runs_as_a_program(networks: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("{") and done.stdout.rstrip().endswith("}")
+
+
+def test_terminal_without_unicode_gets_escapes(networks: Path, tmp_path: Path) -> None:
+    path = tmp_path / "r\u00e9seau.onnx"
+    path.write_bytes((networks / "linear.onnx").read_bytes())
+    command = [sys.executable, "-m", "geolip_lirpa", "lipschitz", str(path), "--threads", "1"]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=environment)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "r\\xe9seau.onnx" in done.stdout and "rigorous" in done.stdout
 
 
 def test_reader_that_has_gone_is_no_internal_error(networks: Path) -> None:

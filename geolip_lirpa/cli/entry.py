@@ -16,7 +16,7 @@ from geolip_lirpa.cli.check import check_command
 from geolip_lirpa.cli.exit_codes import EXPLANATIONS, ExitCode, exit_code_of
 from geolip_lirpa.cli.export import export_command
 from geolip_lirpa.cli.lipschitz import lipschitz_command
-from geolip_lirpa.cli.terminal import interrupted, print_error
+from geolip_lirpa.cli.terminal import allow_any_text, interrupted, print_error
 from geolip_lirpa.cli.versions import package_version
 from geolip_lirpa.errors import GeolipError
 
@@ -37,6 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code, see `ExitCode`. Never raises.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
+    allow_any_text()
     try:
         return _run(given)
     except KeyboardInterrupt:

@@ -6,12 +6,19 @@ Place in the data flow: level 12, used by the commands.
 from __future__ import annotations
 
 import contextlib
+import io
 import sys
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from geolip_lirpa.cli.exit_codes import ExitCode
+
+
+def allow_any_text() -> None:
+    """Write what the terminal's encoding does not have (a letter of a file name) as an escape instead of failing."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def print_error(message: str) -> None:
