@@ -1,8 +1,9 @@
 """Certificate files: one JSON object, written atomically and read back exactly.
 
 Place in the data flow: level 8, ``Certificate <-> file``. Numbers that enter a proof are float64 arrays in base64
-(little endian). The digest at the end of a file detects damage; it is not what makes a certificate sound: a file with forged
-multipliers and a matching digest is refused by `certificate.check`, because its matrix is not positive semidefinite.
+(little endian). The digest at the end of a file detects damage; it is not what makes a certificate sound: a file with
+forged multipliers and a matching digest is refused by `certificate.check`, because its matrix is not positive
+semidefinite.
 """
 
 from __future__ import annotations

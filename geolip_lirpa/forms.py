@@ -23,9 +23,9 @@ from geolip_lirpa.rounding import Array, gamma
 class Forms:
     """Dense affine forms over ``y = (w, dz_1, .., dz_L)``, block by block, with rounding error bounds.
 
-    Block 0 holds the inputs with positive scale that somebody reads, block l >= 1 the neurons of activation l - 1 that are *free*: slope
-    interval of positive width, a non-zero pre-activation form and an effect on the output. All other neurons are
-    linear or irrelevant and have been substituted.
+    Block 0 holds the inputs with positive scale that somebody reads, block l >= 1 the neurons of activation l - 1 that
+    are *free*: slope interval of positive width, a non-zero pre-activation form and an effect on the output. All other
+    neurons are linear or irrelevant and have been substituted.
 
     Args:
         kept: per block, positions of its variables within the flattened input or activation.

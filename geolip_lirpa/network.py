@@ -58,7 +58,7 @@ class AffineOperator:
         return result if self.bias is None else result + self.bias
 
     def magnitude(self, inputs: Inputs) -> Tensor:
-        r""":math:`\sum_i |A_i| x_i` for non-negative inputs, up to rounding; bounds the linear part's absolute value."""
+        r""":math:`\sum_i |A_i| x_i` for non-negative inputs, up to rounding; it bounds the linear part."""
         return self.function(inputs, tuple(p.abs() for p in self.parameters))
 
     def to(self, dtype: torch.dtype, device: torch.device | str | None = None) -> AffineOperator:

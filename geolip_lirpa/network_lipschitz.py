@@ -144,7 +144,7 @@ def _upper_bounds(options: LipschitzOptions, parts: Sequence[_Part], progress: P
 def _require_method(options: LipschitzOptions) -> None:
     if options.method not in METHODS:
         raise SpecificationError(
-            f"method: got {options.method!r}; allowed are {', '.join(METHODS)}. Use 'sdp' for the tightest proven bound."
+            f"method: got {options.method!r}; allowed are {', '.join(METHODS)}. 'sdp' is the tightest proven one."
         )
 
 
@@ -157,7 +157,7 @@ def _require_size(network: Network) -> None:
         )
 
 
-# --- programs of a problem ----------------------------------------------------------------------------------------------
+# --- programs of a problem ------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -198,14 +198,14 @@ def _family(problem: LipschitzProblem, options: LipschitzOptions, b: int) -> Sdp
 def _coordinates(
     problem: LipschitzProblem, options: LipschitzOptions, family: SdpInstance
 ) -> list[tuple[int | None, SdpInstance]]:
-    r"""For l_1 one program a coordinate: the unit ball is the hull of :math:`\pm s_j e_j` and the FGL is convex in dx."""
+    r"""For l_1 one program a coordinate: the unit ball is the hull of :math:`\pm s_j e_j`, the FGL convex in dx."""
     if options.norm is not Norm.L1:
         return [(None, family)]
     coordinates = torch.nonzero(problem.input_scale).flatten().tolist()
     return [(j, family.with_input_scale(one_coordinate(problem.input_scale, j))) for j in coordinates]
 
 
-# --- results ------------------------------------------------------------------------------------------------------------
+# --- results --------------------------------------------------------------------------------------------------------
 
 
 def _result(

@@ -97,7 +97,7 @@ def test_other_statements_need_their_own_proof() -> None:
 
 
 def test_other_weights_and_other_networks_are_refused() -> None:
-    problem, certificate = _certified(random_mlp(0, (3, 5, 2)))
+    _, certificate = _certified(random_mlp(0, (3, 5, 2)))
     other = global_problem(random_mlp(1, (3, 5, 2)))
     with pytest.raises(CertificateError, match="not proven"):
         check(certificate, other.network, other.slopes)
