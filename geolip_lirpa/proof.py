@@ -33,6 +33,8 @@ from geolip_lirpa.errors import SolverError
 from geolip_lirpa.forms import Forms
 from geolip_lirpa.positive_definite import (
     cholesky_error,
+    eliminate_diagonal,
+    is_diagonal,
     is_positive_semidefinite,
     powers_of_two,
 )
@@ -135,7 +137,7 @@ def _is_feasible(forms: Forms, multipliers: Multipliers, margin: float) -> bool:
     error = margin * _scaled_error(lmi, scaling, output_scaling)
     if margin > 1.0:
         error += (margin - 1.0) * cholesky_error(len(matrix), float(np.abs(matrix.diagonal()).sum()))
-    return is_positive_semidefinite(matrix, error)
+    return is_positive_semidefinite(matrix, error, leading=len(forms.kept[0]))
 
 
 def _scaling(diagonal: Array) -> Array:
@@ -223,13 +225,30 @@ def _with_output_scale(instance: SdpInstance, multipliers: Multipliers, rounding
     scaling = _scaling(lmi.matrix.diagonal())
     matrix = lmi.matrix / scaling[:, None] / scaling
     matrix[np.diag_indices_from(matrix)] -= rounding
-    factor, info = lapack.dpotrf(matrix.T, lower=1, clean=0, overwrite_a=1)
-    if info != 0 or not np.isfinite(factor.diagonal()).all():
-        return None
     forms = lmi.output / scaling
-    schur = forms @ cho_solve((factor, True), forms.T)
+    schur = _schur_complement(matrix, forms, len(instance.forms.kept[0]))
+    if schur is None:
+        return None
     weights = 1.0 / np.sqrt(multipliers.output)
     ratio = weights[:, None] * schur * weights
     zeta = float(np.linalg.eigvalsh(0.5 * (ratio + ratio.T))[-1])
     # the last pivots must survive the lowering, too
     return replace(multipliers, output=multipliers.output * max(zeta * (1.0 + 4.0 * rounding), 1e-300))
+
+
+def _schur_complement(matrix: Array, forms: Array, leading: int) -> Array | None:
+    """O A^-1 O^T by Cholesky, a leading diagonal block first; None when A is not positive definite."""
+    total = np.zeros((len(forms), len(forms)))
+    if 0 < leading < len(matrix) and is_diagonal(matrix[:leading, :leading]):
+        pivots = matrix.diagonal()[:leading]
+        reduced = eliminate_diagonal(matrix, leading)
+        if reduced is None:
+            return None
+        scaled = forms[:, :leading] / pivots
+        total += scaled @ forms[:, :leading].T
+        forms = forms[:, leading:] - scaled @ matrix[:leading, leading:]
+        matrix = reduced[0]
+    factor, info = lapack.dpotrf(matrix.T, lower=1, clean=0, overwrite_a=1)
+    if info != 0 or not np.isfinite(factor.diagonal()).all():
+        return None
+    return total + forms @ cho_solve((factor, True), forms.T)
