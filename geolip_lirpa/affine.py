@@ -2,7 +2,8 @@ r"""Constructors of the affine maps a network is made of.
 
 Place in the data flow: level 3, beside `network`; whoever builds a `Network` takes its `AffineOperator` from here.
 Every constructor keeps the contract of `AffineOperator`: linear for fixed parameters, monotone in absolute value, valid
-for any batch size, dtype and device, and an honest count of roundings. Shapes are those of one sample, without the batch.
+for any batch size, dtype and device, and an honest count of roundings. Shapes are those of one sample, without the
+batch.
 """
 
 from __future__ import annotations

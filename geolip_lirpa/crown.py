@@ -114,7 +114,7 @@ def _needed(network: Network, position: int, targets: set[int], bounds: Bounds, 
     for node in network.nodes[position + 1 :] if position in targets else ():
         if position in node.inputs and isinstance(node.operation, Activation):
             slopes = node.operation.derivative_range(*bounds)
-            needed |= (slopes.lower != slopes.upper).flatten(1).any(dim=0).cpu()
+            needed |= (slopes.lower != slopes.upper).reshape(len(slopes.lower), -1).any(dim=0).cpu()
     return needed.nonzero()[:, 0]
 
 
@@ -228,7 +228,7 @@ class _Sweep:
         if rigorous:
             # one rounding of each product; the other one is zero
             lost = lost + 2 * UNIT_ROUNDOFF * _dot(slopes.abs(), self.reach[before])
-        return terms.flatten(2).sum(2), terms.abs().flatten(2).sum(2), lost
+        return _total(terms), _total(terms.abs()), lost
 
     def _accumulate(self, coefficients: dict[int, Tensor], position: int, part: Tensor, rigorous: bool) -> Tensor:
         """Add to the coefficients of a node; returns what the rounding of this sum may cost."""
@@ -310,4 +310,9 @@ def _pull_back(function: Callable[[Inputs], Tensor], shapes: Sequence[tuple[int,
 
 
 def _dot(c: Tensor, values: Tensor) -> Tensor:
-    return (c * values).flatten(2).sum(2)
+    return _total(c * values)
+
+
+def _total(values: Tensor) -> Tensor:
+    r"""Sums over the shape of a sample, (G, B, \*shape) to (G, B)."""
+    return values.reshape(*values.shape[:2], -1).sum(2)

@@ -64,7 +64,7 @@ def is_diagonal(matrix: Array) -> bool:
 
 
 def eliminate_diagonal(matrix: Array, count: int) -> tuple[Array, float] | None:
-    r"""Schur complement :math:`A - B T^{-1} B^T` of a leading diagonal block T, and a bound of its error's spectral norm.
+    r"""Schur complement :math:`A - B T^{-1} B^T` of a leading diagonal block T, with a bound of its error's norm.
 
     With :math:`H = B T^{-1/2}`, each entry rounded twice, :math:`fl(H H^T)` is within
     :math:`\gamma_{k+8} |H||H|^T` of :math:`B T^{-1} B^T`; the largest row sum bounds the norm.

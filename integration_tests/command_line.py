@@ -1,4 +1,4 @@
-"""What the fixture `run` returns."""
+"""What the fixture `run` returns, and what an error looks like."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+
+from geolip_lirpa.cli.exit_codes import ExitCode
 
 
 @dataclass(frozen=True)
@@ -28,3 +30,11 @@ def _refuse(name: str) -> None:
 
 
 Command = Callable[..., Run]
+
+
+def require_error(result: Run, code: ExitCode, *words: str) -> None:
+    """Nothing but one line on standard error, with these words in it."""
+    assert (result.code, result.out) == (code, "")
+    assert result.err.startswith("error: ") and result.err.count("\n") == 1, result.err
+    for word in words:
+        assert word in result.err, result.err

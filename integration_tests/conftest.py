@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, settings
 from onnx_files import random_weights, write_mlp
 
 from geolip_lirpa.cli import main
+from geolip_lirpa.cli.exit_codes import ExitCode
 
 settings.register_profile(
     "suite", deadline=None, max_examples=25, derandomize=True, suppress_health_check=list(HealthCheck)
@@ -51,4 +52,13 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("images") / "images.npz"
     values = np.random.default_rng(0).random((5, 3)).astype(np.float32)
     np.savez(path, images=values, labels=np.arange(5))
+    return path
+
+
+@pytest.fixture
+def certificate(run: Command, networks: Path, tmp_path: Path) -> Path:
+    """Proofs for outputs 1 and 3 of ``small.onnx``, l_2."""
+    path = tmp_path / "certificate.json"
+    options = ("--norm", "2", "--rows", "1,3", "--certificate", path)
+    assert run("lipschitz", networks / "small.onnx", *options).code == ExitCode.OK
     return path

@@ -7,12 +7,12 @@ import io
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 import pytest
-from command_line import Command, Run
+import torch
+from command_line import Command, require_error
 from hypothesis import example, given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
@@ -20,17 +20,10 @@ from onnx_files import graph_model, mlp_model, random_weights
 
 from geolip_lirpa.cli import main
 from geolip_lirpa.cli.exit_codes import ExitCode
-from geolip_lirpa.cli.threads import physical_cores
+from geolip_lirpa.cli.threads import use_threads
 from geolip_lirpa.errors import HostUnavailableError
 
 MakeFile = Callable[[Path], None]
-
-
-def _is_one_error(result: Run, code: ExitCode, *words: str) -> None:
-    assert (result.code, result.out) == (code, "")
-    assert result.err.startswith("error: ") and result.err.count("\n") == 1, result.err
-    for word in words:
-        assert word in result.err, result.err
 
 
 # --- model files ------------------------------------------------------------------------------------------------------
@@ -98,8 +91,8 @@ def _broken_gzip(path: Path) -> None:
 def test_bad_models(run: Command, tmp_path: Path, make: MakeFile) -> None:
     path = tmp_path / "bad.onnx"
     make(path)
-    _is_one_error(run("lipschitz", path), ExitCode.BAD_INPUT)
-    _is_one_error(run("export", path, "--row", 0, "--format", "sdpa", tmp_path / "out"), ExitCode.BAD_INPUT)
+    require_error(run("lipschitz", path), ExitCode.BAD_INPUT)
+    require_error(run("export", path, "--row", 0, "--format", "sdpa", tmp_path / "out"), ExitCode.BAD_INPUT)
     assert sorted(tmp_path.iterdir()) == [path]
 
 
@@ -107,12 +100,12 @@ def test_bad_models(run: Command, tmp_path: Path, make: MakeFile) -> None:
 def test_model_errors_name_the_place(run: Command, tmp_path: Path, make: MakeFile, words: tuple[str, ...]) -> None:
     path = tmp_path / "bad.onnx"
     make(path)
-    _is_one_error(run("lipschitz", path), ExitCode.BAD_INPUT, *words)
+    require_error(run("lipschitz", path), ExitCode.BAD_INPUT, *words)
 
 
 def test_missing_model_and_directory(run: Command, tmp_path: Path) -> None:
-    _is_one_error(run("lipschitz", tmp_path / "none.onnx"), ExitCode.BAD_INPUT, "none.onnx", "no such file")
-    _is_one_error(run("lipschitz", tmp_path), ExitCode.BAD_INPUT, "directory")
+    require_error(run("lipschitz", tmp_path / "none.onnx"), ExitCode.BAD_INPUT, "none.onnx", "no such file")
+    require_error(run("lipschitz", tmp_path), ExitCode.BAD_INPUT, "directory")
 
 
 # --- options ----------------------------------------------------------------------------------------------------------
@@ -152,7 +145,7 @@ def test_missing_model_and_directory(run: Command, tmp_path: Path) -> None:
     ],
 )
 def test_bad_options(run: Command, networks: Path, options: tuple[str, ...], words: tuple[str, ...]) -> None:
-    _is_one_error(run("lipschitz", networks / "small.onnx", *options), ExitCode.BAD_INPUT, *words)
+    require_error(run("lipschitz", networks / "small.onnx", *options), ExitCode.BAD_INPUT, *words)
 
 
 @pytest.mark.parametrize(
@@ -173,75 +166,7 @@ def test_bad_options(run: Command, networks: Path, options: tuple[str, ...], wor
 def test_bad_region_options(
     run: Command, networks: Path, images: Path, options: tuple[str, ...], words: tuple[str, ...]
 ) -> None:
-    _is_one_error(run("lipschitz", networks / "small.onnx", "--data", images, *options), ExitCode.BAD_INPUT, *words)
-
-
-# --- data files -------------------------------------------------------------------------------------------------------
-
-
-def _save(**arrays: Any) -> MakeFile:
-    return lambda path: np.savez(path, **arrays)
-
-
-def _single_array(path: Path) -> None:
-    with path.open("wb") as file:
-        np.save(file, np.zeros((2, 3)))
-
-
-def _damaged(path: Path) -> None:
-    np.savez_compressed(path, images=np.random.default_rng(0).random((50, 3)))
-    content = bytearray(path.read_bytes())
-    content[len(content) // 3 : len(content) // 3 + 40] = bytes(40)
-    path.write_bytes(content)
-
-
-@pytest.mark.parametrize(
-    ("make", "words"),
-    [
-        (_text, ("npz",)),
-        (_empty, ("npz",)),
-        (_single_array, ("single array",)),
-        (_damaged, ("npz",)),
-        (_save(pictures=np.zeros((2, 3))), ("'images'", "pictures")),
-        (_save(), ("'images'", "nothing")),
-        (_save(images=np.zeros((2, 4))), ("(2, 4)", "(3,)")),
-        (_save(images=np.zeros((2, 1, 3))), ("(2, 1, 3)",)),
-        (_save(images=np.zeros(3)), ("(3,)",)),
-        (_save(images=np.float64(1)), ("()",)),
-        (_save(images=np.full((2, 3), np.nan)), ("NaN",)),
-        (_save(images=np.full((2, 3), np.inf)), ("infinity",)),
-        (_save(images=np.array([["a", "b", "c"]])), ("real numbers",)),
-        (_save(images=np.zeros((2, 3), complex)), ("real numbers",)),
-        (_save(images=np.array([[None, 1, 2]], dtype=object)), ("npz",)),
-        (_save(images=np.zeros((0, 3))), ("0 images",)),
-        (_save(images=np.zeros((2, 3)), labels=np.zeros(3, int)), ("labels",)),
-        (_save(images=np.zeros((2, 3)), labels=np.zeros(2)), ("labels",)),
-    ],
-)
-def test_bad_data(run: Command, networks: Path, tmp_path: Path, make: MakeFile, words: tuple[str, ...]) -> None:
-    path = tmp_path / "data.npz"
-    make(path)
-    region = ("--data", path, "--index", 0, "--eps", "0.1")
-    _is_one_error(run("lipschitz", networks / "small.onnx", *region), ExitCode.BAD_INPUT, *words)
-
-
-def test_missing_data_file(run: Command, networks: Path, tmp_path: Path) -> None:
-    region = ("--index", 0, "--eps", "0.1")
-    for path in (tmp_path / "none.npz", tmp_path):
-        result = run("lipschitz", networks / "small.onnx", "--data", path, *region)
-        _is_one_error(result, ExitCode.BAD_INPUT, "--data")
-
-
-def test_images_may_be_flat_or_shaped_and_of_any_real_type(run: Command, networks: Path, tmp_path: Path) -> None:
-    values = np.array([[0, 1, 2], [3, 4, 5]])
-    uppers = set()
-    same: list[Any] = [values.astype(np.uint8), values.astype(np.float16), values * 1.0]
-    for i, images in enumerate(same):
-        path = tmp_path / f"{i}.npz"
-        np.savez(path, images=images)
-        region = ("--data", path, "--index", 1, "--eps", "0.25", "--json")
-        uppers.add(run("lipschitz", networks / "small.onnx", *region).json["rows"][0]["upper"])
-    assert len(uppers) == 1
+    require_error(run("lipschitz", networks / "small.onnx", "--data", images, *options), ExitCode.BAD_INPUT, *words)
 
 
 # --- outputs, solvers, surroundings -----------------------------------------------------------------------------------
@@ -252,7 +177,7 @@ def test_certificate_path_is_checked_before_the_work(run: Command, networks: Pat
     file.write_text("")
     for path in (tmp_path / "no" / "c.json", tmp_path, file / "c.json"):
         result = run("lipschitz", networks / "none.onnx", "--certificate", path)
-        _is_one_error(result, ExitCode.BAD_INPUT, "--certificate")
+        require_error(result, ExitCode.BAD_INPUT, "--certificate")
 
 
 def test_bounds_are_shown_although_the_certificate_cannot_be_written(
@@ -271,20 +196,20 @@ def test_bounds_are_shown_although_the_certificate_cannot_be_written(
 @pytest.mark.parametrize("method", ["sampled", "brute-force"])
 def test_certificate_of_an_unproven_method(run: Command, networks: Path, tmp_path: Path, method: str) -> None:
     options = ("--method", method, "--certificate", tmp_path / "c.json")
-    _is_one_error(run("lipschitz", networks / "small.onnx", *options), ExitCode.BAD_INPUT, "--certificate", method)
+    require_error(run("lipschitz", networks / "small.onnx", *options), ExitCode.BAD_INPUT, "--certificate", method)
 
 
 def test_brute_force_names_its_limit(run: Command, tmp_path: Path) -> None:
     path = tmp_path / "wide.onnx"
     onnx.save(mlp_model(random_weights([3, 64, 2])), str(path))
-    _is_one_error(run("lipschitz", path, "--method", "brute-force"), ExitCode.BAD_INPUT, "64")
+    require_error(run("lipschitz", path, "--method", "brute-force"), ExitCode.BAD_INPUT, "64")
 
 
 def test_mosek_without_licence(run: Command, networks: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("MOSEKLM_LICENSE_FILE", str(tmp_path / "none.lic"))
     monkeypatch.setenv("HOME", str(tmp_path))
     result = run("lipschitz", networks / "small.onnx", "--solver", "mosek")
-    _is_one_error(result, ExitCode.UNAVAILABLE, "mosek")
+    require_error(result, ExitCode.UNAVAILABLE, "mosek")
 
 
 def test_missing_auto_lirpa(run: Command, networks: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -292,7 +217,7 @@ def test_missing_auto_lirpa(run: Command, networks: Path, monkeypatch: pytest.Mo
         raise HostUnavailableError("auto_LiRPA is not installed.")
 
     monkeypatch.setattr("geolip_lirpa.lirpa.build.load_host", missing)
-    _is_one_error(run("lipschitz", networks / "small.onnx"), ExitCode.UNAVAILABLE, "auto_LiRPA")
+    require_error(run("lipschitz", networks / "small.onnx"), ExitCode.UNAVAILABLE, "auto_LiRPA")
 
 
 def test_unexpected_exceptions_are_one_line_unless_debugging(
@@ -311,8 +236,15 @@ def test_unexpected_exceptions_are_one_line_unless_debugging(
     assert "Traceback" in capsys.readouterr().err
 
 
-def test_threads_default_to_physical_cores() -> None:
-    assert 1 <= physical_cores() <= (os.cpu_count() or 1)
+def test_threads_default_to_the_environment_else_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = torch.get_num_threads()
+    try:
+        monkeypatch.setenv("OMP_NUM_THREADS", "2")
+        assert use_threads(None) == 2 and use_threads(1) == 1
+        monkeypatch.setenv("OMP_NUM_THREADS", "many")
+        assert use_threads(None) == 1 == torch.get_num_threads()
+    finally:
+        torch.set_num_threads(before)
 
 
 # --- damaged model files ----------------------------------------------------------------------------------------------

