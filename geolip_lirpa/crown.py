@@ -32,6 +32,8 @@ from geolip_lirpa.types import Norm
 _TINY = 1e-280
 # numbers in one coefficient tensor; more rows are done one chunk after the other
 _CHUNK = 2**23
+# coefficients of one backward pass; nodes that need more keep their interval bounds
+_WORK = 2**28
 _LEARNING_RATE = 1.0
 _DECAY = 0.85
 
@@ -88,6 +90,8 @@ def crown_node_bounds(network: Network, inputs: InputSet, iterations: int = 0, *
     known = _prefix_bounds(network, inputs)
     bounds = interval.node_bounds(Network(network.nodes[:1]), inputs.lower, inputs.upper)
     targets = {network.nodes[i].inputs[0] for i in network.activations}
+    # true of boxes alone: over a ball a row counts with its dual norm
+    exact = {i for i in targets if inputs.center is None and _interval_is_exact(network, i)}
     relaxations: dict[int, Relaxation] = {}
     for position in range(1, len(network.nodes)):
         operation = network.nodes[position].operation
@@ -96,7 +100,7 @@ def crown_node_bounds(network: Network, inputs: InputSet, iterations: int = 0, *
         if isinstance(operation, Activation):
             relaxations[position] = Relaxation(operation, *bounds[network.nodes[position].inputs[0]])
         if position not in known:
-            needed = _needed(network, position, targets, found, output)
+            needed = _needed(network, position, targets - exact, found, output)
             if needed.numel():
                 backward = _backward(network, position, needed, bounds, relaxations, inputs, iterations)
                 bounds[position] = interval.intersected(found, backward)
@@ -115,7 +119,22 @@ def _needed(network: Network, position: int, targets: set[int], bounds: Bounds, 
         if position in node.inputs and isinstance(node.operation, Activation):
             slopes = node.operation.derivative_range(*bounds)
             needed |= (slopes.lower != slopes.upper).reshape(len(slopes.lower), -1).any(dim=0).cpu()
-    return needed.nonzero()[:, 0]
+    found = needed.nonzero()[:, 0]
+    work = 2 * found.numel() * sum(node.size for node in network.nodes[: position + 1])
+    return found if work <= _WORK else found[:0]
+
+
+def _interval_is_exact(network: Network, position: int) -> bool:
+    """Whether a chain of maps leads here from the input of which at most one mixes entries."""
+    mixing = 0
+    while position:
+        node = network.nodes[position]
+        if not isinstance(node.operation, AffineOperator) or len(node.inputs) != 1:
+            return False
+        # a product and a sum at most: an entrywise map
+        mixing += node.operation.sum_roundings > 2
+        position = node.inputs[0]
+    return mixing <= 1
 
 
 def _prefix_bounds(network: Network, inputs: InputSet) -> dict[int, Bounds]:
