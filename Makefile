@@ -32,6 +32,7 @@ $(STAMP): pyproject.toml constraints.txt Makefile
 	$(PYTHON) -m venv --clear $(VENV)
 	$(PIP) '$(TORCH)' numpy
 	$(PIP) --editable '.[dev]'
+	@$(PIP) mosek || echo 'no package mosek here: tests of its files will be skipped (nothing else needs it)'
 	$(PIP) --no-deps auto-lirpa onnx2torch
 	$(BIN)/python -c 'import geolip_lirpa.lirpa, torch; print("torch", torch.__version__, "- auto_LiRPA", geolip_lirpa.lirpa.host_version())'
 	touch $@
