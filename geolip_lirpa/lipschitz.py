@@ -64,7 +64,8 @@ def compute_lipschitz(
         scope: "global": the formal global constant. "local": slopes from pre-activation bounds over the region.
         method: "sdp" (GeoLIP's program), "norm-product", "entrywise", "brute-force" or "sampled".
         solver: "auto", "low-rank", "clarabel", "scs" or "mosek" (the last needs a licence; auto never does).
-        form: for cvxpy solvers: "auto", "dual" or "natural".
+        form: for cvxpy solvers: "dual", "natural" (single rows over one layer of activations), or "auto", natural
+            where it exists.
         bound_method: "ibp", "crown" or "alpha-crown": how scope "local" bounds pre-activations.
         tie: "input" and/or "layer": share multipliers as GeoLIP does (looser).
         input_scale: (n0,), measure ``x / input_scale`` instead of x (weighted norms); default: ones.

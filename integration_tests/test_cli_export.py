@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from command_line import Command
-from onnx_files import random_weights
+from onnx_files import random_weights, write_mlp
 
 from geolip_lirpa.cli.exit_codes import ExitCode
 from geolip_lirpa.cli.export_request import FORMATS, FORMS
@@ -41,10 +41,14 @@ def _read_sdpa(path: Path) -> tuple[np.ndarray, list[int], list[tuple[int, int, 
 
 
 @pytest.mark.parametrize("norm", ["inf", "2"])
-def test_value_of_an_exported_program_is_the_bound(run: Command, networks: Path, tmp_path: Path, norm: str) -> None:
+@pytest.mark.parametrize("form", FORMS)
+def test_value_of_an_exported_program_is_the_bound(
+    run: Command, networks: Path, tmp_path: Path, norm: str, form: str
+) -> None:
     cvxpy = pytest.importorskip("cvxpy")
     out = tmp_path / "program.dat-s"
-    run("export", networks / "small.onnx", "--row", 1, "--norm", norm, "--format", "sdpa", out, "--quiet")
+    options = ("--row", 1, "--norm", norm, "--format", "sdpa", "--form", form, "--quiet")
+    run("export", networks / "small.onnx", *options, out)
     objective, blocks, entries = _read_sdpa(out)
     x = cvxpy.Variable(len(objective))
     constraints = []
@@ -67,6 +71,16 @@ def test_ties_make_the_program_smaller(run: Command, networks: Path, tmp_path: P
         run("export", networks / "small.onnx", "--row", 0, "--format", "sdpa", *tie, out)
         sizes.append(len(_read_sdpa(out)[0]))
     assert sizes == [3 + 5 + 1, 1 + 5 + 1, 1 + 1 + 1]
+
+
+def test_natural_form_of_two_layers_of_activations_is_refused(run: Command, tmp_path: Path) -> None:
+    write_mlp(tmp_path / "deep.onnx", random_weights([3, 5, 4, 2], seed=1))
+    out = tmp_path / "out"
+    options = ("--row", 0, "--format", "cbf", "--form", "natural")
+    result = run("export", tmp_path / "deep.onnx", *options, out)
+    assert (result.code, result.out) == (ExitCode.BAD_INPUT, "")
+    assert result.err.startswith("error: ") and "one layer of activations" in result.err and "--form dual" in result.err
+    assert not out.exists()
 
 
 def test_logits_are_exported(run: Command, networks: Path, tmp_path: Path) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from geolip_lirpa.activations import ReLU
-from geolip_lirpa.activations.base import Activation
+from geolip_lirpa.activations.base import Activation, SlopeInterval
 from geolip_lirpa.network import AffineOperator, Network, Node, linear_operator, sequential
 from geolip_lirpa.sdp import SdpInstance
 from geolip_lirpa.slopes import global_slopes
@@ -55,6 +56,34 @@ def random_residual(seed: int, width: int = 5, outputs: int = 2, activation: Act
             Node("linear2", (outputs,), (5,), random_linear(outputs, width, generator)),
         )
     )
+
+
+def random_skip(seed: int, sizes: tuple[int, int, int], activation: Activation | None = None) -> Network:
+    """One layer of activations beside a linear map from the input to the output."""
+    generator = torch.Generator().manual_seed(seed)
+    inputs, hidden, outputs = sizes
+    return Network(
+        (
+            Node("input", (inputs,)),
+            Node("linear0", (hidden,), (0,), random_linear(hidden, inputs, generator)),
+            Node("act", (hidden,), (1,), activation or ReLU()),
+            Node("linear1", (outputs,), (2,), random_linear(outputs, hidden, generator)),
+            Node("linear2", (outputs,), (0,), random_linear(outputs, inputs, generator)),
+            Node("add", (outputs,), (3, 4), signed_sum(1.0, -1.0)),
+        )
+    )
+
+
+def with_random_slopes(instance: SdpInstance, seed: int) -> SdpInstance:
+    """Other slope intervals: random ends of both signs, some fixed."""
+    generator = torch.Generator().manual_seed(seed)
+    slopes = []
+    for interval in instance.slopes:
+        ends = torch.rand((2, interval.lower.numel()), generator=generator, dtype=torch.float64) * 2 - 0.7
+        lower, upper = ends.amin(0), ends.amax(0)
+        fixed = torch.rand(lower.numel(), generator=generator) < 0.2
+        slopes.append(SlopeInterval(lower, torch.where(fixed, lower, upper)))
+    return replace(instance, slopes=tuple(slopes))
 
 
 def lipschitz_instance(

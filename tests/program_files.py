@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from geolip_lirpa.standard_form import Form, SparseSdp
+from geolip_lirpa.sparse_sdp import Form, SparseSdp
 
 #: (matrix, larger position, smaller position) -> value; matrix -1 is the objective C, others the A_i.
 Entries = dict[tuple[int, int, int], float]

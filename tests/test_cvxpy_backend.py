@@ -1,4 +1,4 @@
-"""cvxpy's solvers on both forms, against each other, closed forms and enumeration."""
+"""cvxpy's solvers against feasible points, closed forms and enumeration; `test_natural_form` compares the forms."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from geolip_lirpa.errors import SolverError, SolverUnavailableError, Specificati
 from geolip_lirpa.network import Network, linear_operator, sequential
 from geolip_lirpa.sdp import SdpInstance, assemble_lmi
 from geolip_lirpa.solvers.base import SolverResult, Status
+from geolip_lirpa.solvers.conditioning import condition
 from geolip_lirpa.solvers.cvxpy_backend import CvxpySolver
+from geolip_lirpa.sparse_sdp import Form
 from geolip_lirpa.types import Norm, OutputNorm
 from tests.networks import lipschitz_instance, random_mlp, random_residual
 from tests.reference import reference_network, reference_value
@@ -60,10 +62,22 @@ CASES = {
 
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("case", CASES)
-def test_dual_and_natural_forms_agree(case: str, norm: Norm) -> None:
+def test_values_and_multipliers_meet(case: str, norm: Norm) -> None:
     network, options = CASES[case]
     instance = lipschitz_instance(network, norm=norm, **options)
-    assert _solve(instance, form="natural") == pytest.approx(_solve(instance, form="dual"), rel=1e-5)
+    # the default is the natural form where that exists
+    assert _solve(instance) == pytest.approx(_solve(instance, form="dual"), rel=1e-5)
+
+
+def test_default_is_the_natural_form_where_it_exists(monkeypatch) -> None:
+    taken = []
+    monkeypatch.setattr(
+        "geolip_lirpa.solvers.cvxpy_backend.condition", lambda i, form: taken.append(form) or condition(i, form)
+    )
+    flat, deep = lipschitz_instance(random_mlp(0, (3, 4, 1))), lipschitz_instance(random_mlp(0, (3, 4, 4, 1)))
+    assert _solve(flat) == pytest.approx(_solve(flat, form="Natural"), rel=1e-6)
+    assert _solve(deep) == pytest.approx(_solve(deep, form="dual"), rel=1e-6)
+    assert taken == [Form.NATURAL, Form.NATURAL, Form.DUAL, Form.DUAL]
 
 
 @pytest.mark.parametrize("norm", NORMS)

@@ -16,10 +16,11 @@ import torch
 from geolip_lirpa.activations import LeakyReLU
 from geolip_lirpa.errors import SolverUnavailableError, SpecificationError
 from geolip_lirpa.export import FORMATS, WRITERS, export_instance, standard_form
+from geolip_lirpa.natural_form import has_natural_form
 from geolip_lirpa.sdp import SdpInstance, assemble_lmi
 from geolip_lirpa.solvers.cvxpy_backend import CvxpySolver
 from geolip_lirpa.types import Norm, OutputNorm
-from tests.networks import lipschitz_instance, random_mlp, random_residual
+from tests.networks import lipschitz_instance, random_mlp, random_residual, random_skip
 from tests.program_files import expected, read_cbf, read_sdpa, read_task
 from tests.reference import reference_network, reference_value
 
@@ -37,24 +38,26 @@ def _instances() -> dict[str, SdpInstance]:
         "box, l_1 output": lipschitz_instance(random_mlp(4, (4, 4, 3)), output=OutputNorm.L1, input_scale=scale),
         "l_2 to l_2": lipschitz_instance(random_mlp(5, (4, 4, 3)), norm=Norm.L2, output=OutputNorm.L2),
         "no activation": lipschitz_instance(random_mlp(6, (4, 3)), output=OutputNorm.L2),
+        "skip connection, box": lipschitz_instance(random_skip(8, (4, 5, 2), LeakyReLU(0.3)), input_scale=scale),
+        "two layers, tied": lipschitz_instance(random_mlp(9, (4, 5, 1)), tie_input=True, tie_layers=True),
     }
 
 
 INSTANCES = _instances()
+PROGRAMS = [(case, "dual") for case in INSTANCES]
+PROGRAMS += [(case, "natural") for case, instance in INSTANCES.items() if has_natural_form(instance.forms)]
 
 
 # --- reading back ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("case", INSTANCES)
+@pytest.mark.parametrize(("case", "form"), PROGRAMS)
 def test_sdpa_holds_the_program_exactly(tmp_path: Path, case: str, form: str) -> None:
     sdp = export_instance(INSTANCES[case], tmp_path / "p.dat-s", "sdpa", form)
     assert read_sdpa(tmp_path / "p.dat-s") == expected(sdp)
 
 
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("case", INSTANCES)
+@pytest.mark.parametrize(("case", "form"), PROGRAMS)
 def test_cbf_holds_the_program_exactly(tmp_path: Path, case: str, form: str) -> None:
     sdp = export_instance(INSTANCES[case], tmp_path / "p.cbf", "cbf", form)
     read_form, program = read_cbf(tmp_path / "p.cbf")
@@ -62,8 +65,7 @@ def test_cbf_holds_the_program_exactly(tmp_path: Path, case: str, form: str) -> 
 
 
 @pytest.mark.parametrize("name", ["p.task", "p.jtask", "p"])
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("case", INSTANCES)
+@pytest.mark.parametrize(("case", "form"), PROGRAMS)
 def test_mosek_task_holds_the_program_without_a_licence(tmp_path: Path, case: str, form: str, name: str) -> None:
     pytest.importorskip("mosek")
     if name == "p":  # the format is not read off the name
@@ -81,8 +83,7 @@ def test_mosek_task_holds_the_program_without_a_licence(tmp_path: Path, case: st
         assert abs(program.entries[key] - value) <= slack
 
 
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("case", INSTANCES)
+@pytest.mark.parametrize(("case", "form"), PROGRAMS)
 def test_mosek_reads_the_cbf_file_as_the_same_program(tmp_path: Path, case: str, form: str) -> None:
     mosek = pytest.importorskip("mosek")
     sdp = export_instance(INSTANCES[case], tmp_path / "p.cbf", "cbf", form)
@@ -150,8 +151,7 @@ def test_csdp_and_dsdp_find_the_reference_value(tmp_path: Path, reference_data: 
     assert -_dsdp(tmp_path) == pytest.approx(value, rel=1e-5)
 
 
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("case", INSTANCES)
+@pytest.mark.parametrize(("case", "form"), PROGRAMS)
 def test_optimal_value_is_the_bound_and_the_variables_are_its_multipliers(tmp_path: Path, case: str, form: str) -> None:
     instance = INSTANCES[case]
     sdp = export_instance(instance, tmp_path / "p.dat-s", "sdpa", form)
@@ -166,9 +166,10 @@ def test_optimal_value_is_the_bound_and_the_variables_are_its_multipliers(tmp_pa
     assert np.linalg.eigvalsh(matrix)[0] >= -1e-6 * ours
 
 
-def test_dsdp_agrees_on_ties(tmp_path: Path) -> None:
-    instance = lipschitz_instance(random_mlp(7, (5, 4, 3, 1)), tie_input=True, tie_layers=True)
-    export_instance(instance, tmp_path / "p.dat-s", "sdpa", "natural")
+@pytest.mark.parametrize(("sizes", "form"), [((5, 4, 3, 1), "dual"), ((5, 4, 1), "natural")])
+def test_dsdp_agrees_on_ties(tmp_path: Path, sizes: tuple[int, ...], form: str) -> None:
+    instance = lipschitz_instance(random_mlp(7, sizes), tie_input=True, tie_layers=True)
+    export_instance(instance, tmp_path / "p.dat-s", "sdpa", form)
     assert -_dsdp(tmp_path) == pytest.approx(CvxpySolver().solve([instance])[0].value, rel=1e-5)
 
 
@@ -183,8 +184,12 @@ def test_sdpa_header_says_how_to_read_the_bound(tmp_path: Path, form: str) -> No
     assert lines[: len(comments)] == comments
     text = "\n".join(comments)
     assert "that value is the bound: no factor, no change of sign" in text
-    assert ("half the multipliers" in text) == (form == "natural")
-    assert "4 of the input, then 5 of the neurons, then 1 of the output" in text
+    assert ("c^2/(2 q)" in text) == (form == "natural")
+    meaning = {
+        "dual": "x = multipliers: 4 of the input, then 5 of the neurons, then 1 of the output",
+        "natural": "4 numbers tau of the input, then 5 numbers q of the neurons, then 1 number y of the output",
+    }
+    assert meaning[form] in text
 
 
 @pytest.mark.parametrize("key", FORMATS)
@@ -228,6 +233,8 @@ def test_unknown_format_and_form_are_refused(tmp_path: Path) -> None:
         export_instance(INSTANCES["two layers"], tmp_path / "p", "mps")
     with pytest.raises(SpecificationError, match="form: got 'both'; allowed are dual and natural"):
         export_instance(INSTANCES["two layers"], tmp_path / "p", "sdpa", "both")
+    with pytest.raises(SpecificationError, match="form 'natural': got a program with activations that read other"):
+        export_instance(INSTANCES["three layers, leaky"], tmp_path / "p", "sdpa", "natural")
     assert not list(tmp_path.iterdir())
 
 

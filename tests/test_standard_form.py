@@ -12,9 +12,10 @@ from geolip_lirpa.activations import LeakyReLU, ReLU
 from geolip_lirpa.activations.base import SlopeInterval
 from geolip_lirpa.errors import SpecificationError
 from geolip_lirpa.sdp import SdpInstance, assemble_lmi
-from geolip_lirpa.standard_form import Form, SparseMatrices, SparseSdp, standard_form
+from geolip_lirpa.sparse_sdp import SparseMatrices, SparseSdp
+from geolip_lirpa.standard_form import standard_form
 from geolip_lirpa.types import Norm, OutputNorm
-from tests.networks import lipschitz_instance, random_mlp, random_residual
+from tests.networks import lipschitz_instance, random_mlp, random_residual, with_random_slopes
 
 
 def dense(matrices: SparseMatrices, index: int, size: int) -> np.ndarray:
@@ -28,21 +29,6 @@ def dense(matrices: SparseMatrices, index: int, size: int) -> np.ndarray:
 def _lmi(sdp: SparseSdp, x: np.ndarray) -> np.ndarray:
     total = sum(value * dense(sdp.constraints, i, sdp.size) for i, value in enumerate(x))
     return total - dense(sdp.objective, 0, sdp.size)
-
-
-def _with_slopes(instance: SdpInstance, seed: int) -> SdpInstance:
-    """Other slope intervals: random ends of both signs, some fixed."""
-    generator = torch.Generator().manual_seed(seed)
-    slopes = []
-    for interval in instance.slopes:
-        ends = torch.rand((2, interval.lower.numel()), generator=generator, dtype=torch.float64) * 2 - 0.7
-        lower, upper = ends.amin(0), ends.amax(0)
-        fixed = torch.rand(lower.numel(), generator=generator) < 0.2
-        slopes.append(SlopeInterval(lower, torch.where(fixed, lower, upper)))
-    return SdpInstance(
-        instance.network, tuple(slopes), instance.input_norm, instance.input_scale, instance.rows, instance.output,
-        instance.tie_input, instance.tie_layers,
-    )  # fmt: skip
 
 
 def _shifted_point(instance: SdpInstance, y: np.ndarray) -> np.ndarray:
@@ -61,7 +47,7 @@ def _shifted_point(instance: SdpInstance, y: np.ndarray) -> np.ndarray:
 def test_matrices_are_the_linear_matrix_inequality(seed, norm, output, tie_input, tie_layers, residual) -> None:
     network = random_residual(seed) if residual else random_mlp(seed, (4, 5, 3, 2))
     plain = lipschitz_instance(network, norm=norm, output=output, tie_input=tie_input, tie_layers=tie_layers)
-    instance = _with_slopes(plain, seed)
+    instance = with_random_slopes(plain, seed)
     sdp = standard_form(instance)
     rng = np.random.default_rng(seed)
     x = rng.uniform(0.1, 2, len(sdp.rhs))
@@ -73,16 +59,6 @@ def test_matrices_are_the_linear_matrix_inequality(seed, norm, output, tie_input
     assert point @ _lmi(sdp, x) @ point == pytest.approx(expected, rel=1e-9, abs=1e-9)
     sigma = multipliers.output.max() if output is OutputNorm.L2 else multipliers.output.sum()
     assert sdp.rhs @ x == pytest.approx((multipliers.input.sum() + sigma) / 2)
-
-
-def test_natural_form_is_the_same_pair_in_another_unit() -> None:
-    instance = lipschitz_instance(random_mlp(3, (4, 5, 1)))
-    dual, natural = standard_form(instance, "dual"), standard_form(instance, Form.NATURAL)
-    assert (natural.rhs == 2 * dual.rhs).all() and (natural.rhs[~natural.signed] == 1).all()
-    assert (natural.objective.values == dual.objective.values / 2).all()
-    assert natural.constraints is not dual.constraints and (natural.constraints.values == dual.constraints.values).all()
-    x = np.linspace(0, 1, len(dual.rhs))
-    assert (natural.multipliers(x / 2, instance).input == dual.multipliers(x, instance).input).all()
 
 
 def test_no_dense_block_for_lower_slopes_that_are_not_zero() -> None:

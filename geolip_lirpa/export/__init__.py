@@ -1,7 +1,7 @@
 """Files that hold an instance's semidefinite program, for other solvers.
 
 Place in the data flow: level 7, ``SdpInstance -> SparseSdp -> file``. All formats are written from the same
-`geolip_lirpa.standard_form.SparseSdp`. What another solver makes of a file is an estimate like any solver's: only
+`geolip_lirpa.sparse_sdp.SparseSdp`. What another solver makes of a file is an estimate like any solver's: only
 multipliers that the checker accepts prove a bound.
 """
 
@@ -17,7 +17,8 @@ from geolip_lirpa.export.cbf import write_cbf
 from geolip_lirpa.export.mosek_task import write_mosek_task
 from geolip_lirpa.export.sdpa import write_sdpa
 from geolip_lirpa.sdp import SdpInstance
-from geolip_lirpa.standard_form import Form, SparseSdp, standard_form
+from geolip_lirpa.sparse_sdp import Form, SparseSdp
+from geolip_lirpa.standard_form import standard_form
 
 #: What writes each format.
 WRITERS: Mapping[str, Callable[[SparseSdp, Path], None]] = MappingProxyType(
@@ -38,14 +39,15 @@ def export_instance(
         path: file to write, replaced when it exists.
         format: ``"sdpa"`` (SDPA sparse), ``"cbf"`` (Conic Benchmark Format 2) or ``"mosek-task"`` (JSON when the name
             ends with ``.jtask``).
-        form: ``"dual"`` or ``"natural"``, see `geolip_lirpa.standard_form`.
+        form: ``"dual"``, or ``"natural"`` for one row over one layer of activations (smaller and much sparser), see
+            `geolip_lirpa.standard_form` and `geolip_lirpa.natural_form`.
 
     Returns:
         The program that was written; its `SparseSdp.multipliers` reads a solver's variables back.
 
     Raises:
-        SpecificationError: unknown format or form, a path that cannot be written, or an output that does not depend on
-            the input.
+        SpecificationError: unknown format or form, an instance without a natural form, a path that cannot be written,
+            or an output that does not depend on the input.
         SolverUnavailableError: the format needs a package that is missing.
     """
     key = str(format).strip().lower()

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from geolip_lirpa.export.files import number, replacing
-from geolip_lirpa.standard_form import Form, SparseMatrices, SparseSdp
+from geolip_lirpa.sparse_sdp import Form, SparseMatrices, SparseSdp
 
 _HEADER = """\
 # Semidefinite relaxation of the Lipschitz constant of a neural network, written by geolip-lirpa ({form} form).
@@ -24,8 +24,7 @@ _HEADER = """\
 """
 _DUAL = "# Variables = multipliers: inputs, neurons (not negative), output.\n"
 _NATURAL = """\
-# Matrix variable = Gram matrix of unit vectors: inputs, neurons, output.
-# Absolute values of the dual variables of the constraints = half the multipliers: inputs, neurons, output.
+# Matrix variable = Gram matrix of vectors: inputs, neurons, output. Constraints = their squared lengths.
 """
 
 
@@ -48,7 +47,7 @@ def _dual_sections(sdp: SparseSdp) -> list[str]:
     objective = [f"{j} {number(sdp.rhs[j])}\n" for j in weighted]
     return [
         "\nOBJSENSE\nMIN\n",
-        _cones("VAR", sdp.signed, "L+", "F"),
+        _variables(sdp.signed),
         f"\nPSDCON\n1\n{sdp.size}\n",
         f"\nOBJACOORD\n{len(objective)}\n",
         *objective,
@@ -60,25 +59,25 @@ def _dual_sections(sdp: SparseSdp) -> list[str]:
 
 
 def _natural_sections(sdp: SparseSdp) -> list[str]:
-    r""":math:`\max \langle F_0, X\rangle` with :math:`\langle A_i, X\rangle - b_i` zero, or not positive for i in S."""
-    shifted = np.flatnonzero(sdp.rhs)
+    r""":math:`\max \langle F_0, X\rangle` with :math:`\langle A_i, X\rangle - b_i = 0`; all b are positive."""
+    count = len(sdp.rhs)
     return [
         "\nOBJSENSE\nMAX\n",
         f"\nPSDVAR\n1\n{sdp.size}\n",
-        _cones("CON", sdp.signed, "L-", "L="),
+        f"\nCON\n{count} 1\nL= {count}\n",
         f"\nOBJFCOORD\n{len(sdp.objective.values)}\n",
         *_lines(sdp.objective, "0 "),
         f"\nFCOORD\n{len(sdp.constraints.values)}\n",
         *_lines(sdp.constraints, "{index} 0 "),
-        f"\nBCOORD\n{len(shifted)}\n",
-        *[f"{i} {number(-sdp.rhs[i])}\n" for i in shifted],
+        f"\nBCOORD\n{count}\n",
+        *[f"{i} {number(-b)}\n" for i, b in enumerate(sdp.rhs)],
     ]
 
 
-def _cones(keyword: str, signed: np.ndarray, inside: str, outside: str) -> str:
-    """A section that names the cones of consecutive variables or constraints."""
-    runs = [(inside if flag else outside, len(list(run))) for flag, run in groupby(signed.tolist())]
-    return f"\n{keyword}\n{len(signed)} {len(runs)}\n" + "".join(f"{cone} {count}\n" for cone, count in runs)
+def _variables(signed: np.ndarray) -> str:
+    """The section that names the cones of consecutive variables."""
+    runs = [("L+" if flag else "F", len(list(run))) for flag, run in groupby(signed.tolist())]
+    return f"\nVAR\n{len(signed)} {len(runs)}\n" + "".join(f"{cone} {count}\n" for cone, count in runs)
 
 
 def _lines(matrices: SparseMatrices, prefix: str, sign: float = 1.0) -> list[str]:

@@ -15,7 +15,7 @@ import numpy as np
 from geolip_lirpa.errors import SolverUnavailableError, SpecificationError
 from geolip_lirpa.export.files import replacing
 from geolip_lirpa.rounding import Array
-from geolip_lirpa.standard_form import Form, Index, SparseMatrices, SparseSdp
+from geolip_lirpa.sparse_sdp import Form, Index, SparseMatrices, SparseSdp
 
 
 def write_mosek_task(sdp: SparseSdp, path: Path) -> None:
@@ -50,13 +50,11 @@ def _package() -> Any:
 
 
 def _fill_natural(mosek: Any, task: Any, sdp: SparseSdp) -> None:
-    r""":math:`\max \langle C, \bar X\rangle` with :math:`\langle A_i, \bar X\rangle = b_i`, :math:`\le` for i in S."""
+    r""":math:`\max \langle C, \bar X\rangle` with :math:`\langle A_i, \bar X\rangle = b_i`."""
     count = len(sdp.rhs)
     task.appendbarvars([sdp.size])
     task.appendcons(count)
-    keys = [mosek.boundkey.up if flag else mosek.boundkey.fx for flag in sdp.signed]
-    lower = np.where(sdp.signed, -np.inf, sdp.rhs)
-    task.putconboundlist(list(range(count)), keys, lower, sdp.rhs)
+    task.putconboundlist(list(range(count)), [mosek.boundkey.fx] * count, sdp.rhs, sdp.rhs)
     zeros = np.zeros(len(sdp.objective.values), dtype=np.int32)
     task.putbarcblocktriplet(zeros, *_positions(sdp.objective), sdp.objective.values)
     matrices = sdp.constraints

@@ -5,9 +5,8 @@ Place in the data flow: level 7, ``SparseSdp -> file``. The format holds a pair,
 .. math:: \min c^T x \;:\; \textstyle\sum_i x_i F_i - F_0 \succeq 0 \qquad\text{and}\qquad
     \max \langle F_0, Y\rangle \;:\; \langle F_i, Y\rangle = c_i,\; Y \succeq 0,
 
-so one file states the matrix inequality and the Gram problem at once, whichever `Form` is asked for; the form decides
-the normalisation and what the header explains. Sign constraints are a diagonal block: :math:`x_i \ge 0` on the left,
-slack variables on the right.
+so one file states a matrix inequality and a problem over Gram matrices at once. Sign constraints are a diagonal block:
+:math:`x_i \ge 0` on the left, slack variables on the right.
 
 References: K. Fujisawa, M. Kojima, K. Nakata and M. Yamashita, "SDPA (SemiDefinite Programming Algorithm) User's
 Manual", Tokyo Institute of Technology, B-308.
@@ -20,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from geolip_lirpa.export.files import number, replacing
-from geolip_lirpa.standard_form import Form, SparseMatrices, SparseSdp
+from geolip_lirpa.sparse_sdp import Form, SparseMatrices, SparseSdp
 
 _PAIR = """\
 "Semidefinite relaxation of the Lipschitz constant of a neural network, written by geolip-lirpa ({form} form).
@@ -32,8 +31,9 @@ _DUAL = """\
 "bound = (sum of input multipliers + sum of output multipliers) / 2, the c_i counting tied ones.
 """
 _NATURAL = """\
-"Block 1 of Y = Gram matrix of unit vectors: inputs, neurons, output; the value is an inner product of these.
-"x = half the multipliers: {tau} of the input, then {lam} of the neurons, then {sigma} of the output.
+"Y = Gram matrix of vectors: inputs, neurons, output; F_i and c_i give their squared lengths.
+"x, doubled: {tau} numbers tau of the input, then {lam} numbers q of the neurons, then {sigma} number y of the output.
+"Multipliers of the dual form: tau; c^2/(2 q) with the neuron's coefficient c in the output; y + sum of all q.
 """
 _SIGNS = '"Block 2 (diagonal): multipliers of neurons are not negative; slack of the constraints of neurons in Y.\n'
 
@@ -56,7 +56,7 @@ def header(sdp: SparseSdp) -> str:
     """Comment lines that say how to read the file and a solution."""
     counts = {
         "tau": len(np.unique(sdp.groups.input)),
-        "lam": int(sdp.signed.sum()),
+        "lam": len(sdp.groups.hidden_variables),
         "sigma": len(np.unique(sdp.groups.output)),
     }
     meaning = _DUAL if sdp.form is Form.DUAL else _NATURAL

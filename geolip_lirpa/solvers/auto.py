@@ -34,7 +34,7 @@ def make_solver(name: str, form: str = "auto", seed: int = 0) -> Solver:
 
     Args:
         name: see `SOLVER_NAMES`; ``auto`` is the low-rank solver.
-        form: for cvxpy only: ``"dual"``, ``"natural"`` or ``"auto"``.
+        form: for cvxpy only: ``"dual"``, ``"natural"`` or ``"auto"``, see `CvxpySolver`.
         seed: of random starts.
 
     Raises:

@@ -1,44 +1,113 @@
 r"""A well scaled copy of an instance's program for interior-point and splitting methods, and the way back.
 
-Place in the data flow: level 7, used by `cvxpy_backend`. Three exact equivalences, then rounding errors only:
+Place in the data flow: level 7, used by `cvxpy_backend`. Exact equivalences, then rounding errors only:
 
 * *Fewer inputs.* With a single input multiplier (l_2, or tied l_inf) the program only sees the inputs through the row
   space of the forms on them: :math:`w = Q w'` with orthonormal columns Q.
-* *Units of neurons.* :math:`t_i = d_i t_i'` with :math:`d_i` near the size of :math:`t_i` at the optimum, so that the
-  Gram matrix has a diagonal near 1; then :math:`\lambda_i = \lambda_i' / d_i^2`.
-* *Unit of the value.* O is divided by an estimate s of the value, so that the optimum is near 1; then all multipliers
-  are s times larger.
+* *Unit of the value.* The objective is divided by an estimate s of the value, so that the optimum is near 1; then all
+  variables are s times larger.
+* *Units of neurons,* dual form only: :math:`t_i = d_i t_i'` with :math:`d_i` near the size of :math:`t_i` at the
+  optimum, so that the Gram matrix has a diagonal near 1; then :math:`\lambda_i = \lambda_i' / d_i^2`. In the natural
+  form it has one anyway.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 
 from geolip_lirpa.forms import Forms
+from geolip_lirpa.natural_form import NaturalSdp, bilinear, limits, natural_form, natural_program
 from geolip_lirpa.rounding import Array
 from geolip_lirpa.sdp import Multipliers, SdpInstance
-from geolip_lirpa.standard_form import (
-    SparseSdp,
-    arrange,
-    objective_weights,
-    program,
-    replace_blocks,
-    shifted_forms,
-    variable_groups,
-)
+from geolip_lirpa.sparse_sdp import Form, Groups, SparseSdp, arrange, objective_weights, variable_groups
+from geolip_lirpa.standard_form import dual_program, replace_blocks, shifted_forms
 from geolip_lirpa.types import Norm, OutputNorm
 
 
+class ConditionedSdp(Protocol):
+    """A scaled program with what is needed to interpret its solution."""
+
+    @property
+    def sdp(self) -> SparseSdp:
+        """The scaled program."""
+
+    def multipliers(self, x: Array) -> Multipliers:
+        """Multipliers of the original instance from a solution of the scaled program; never negative."""
+
+    def feasible_value(self, gram: Array) -> float:
+        """Value of a feasible point of the instance near an approximate solution X, (size, size)."""
+
+
+def condition(instance: SdpInstance, form: Form = Form.DUAL) -> ConditionedSdp:
+    """Reduce and scale the program of an instance whose output depends on its input.
+
+    Raises:
+        SpecificationError: the instance has no natural form, and it was asked for.
+    """
+    return _natural(instance) if form is Form.NATURAL else _dual(instance)
+
+
+# --- natural form ---------------------------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True)
-class ConditionedSdp:
-    """A scaled program with what is needed to interpret its solution.
+class ConditionedNatural:
+    """The natural form: the original program, and its scaled copy.
+
+    Args:
+        instance: the original.
+        original: its program.
+        reduced: forms over fewer inputs.
+        sdp: the program of these, objective scaled.
+        value_scale: the original value is this times the scaled one.
+    """
+
+    instance: SdpInstance
+    original: NaturalSdp
+    reduced: Forms
+    sdp: NaturalSdp
+    value_scale: float
+
+    def multipliers(self, x: Array) -> Multipliers:
+        """See `ConditionedSdp`."""
+        return self.original.multipliers(self.value_scale * x, self.instance)
+
+    def feasible_value(self, gram: Array) -> float:
+        """See `ConditionedSdp`; the best vectors of neurons and output follow from those of the inputs."""
+        return _reached(self.instance, self.reduced, _factor(gram)[self.reduced.block(0)])
+
+
+def _natural(instance: SdpInstance) -> ConditionedNatural:
+    original = natural_form(instance)
+    forms, groups = _fewer_inputs(instance)
+    program = natural_program(forms, groups, limits(instance, variable_groups(instance)), instance.tie_layers)
+    value_scale = _reached(instance, forms, np.eye(len(forms.kept[0]))) or 1.0
+    scaled = replace(program.objective, values=program.objective.values / value_scale)
+    return ConditionedNatural(instance, original, forms, replace(program, objective=scaled), value_scale)
+
+
+def _reached(instance: SdpInstance, forms: Forms, inputs: Array) -> float:
+    r""":math:`|g W| + \sum_i |K_i W|` for the rows of W projected; a tied layer counts :math:`|K W|_F`."""
+    points = _project_input(instance, inputs)
+    g, blocks, _ = bilinear(forms, instance.tie_layers)
+    lengths = [np.linalg.norm(block @ points, axis=None if instance.tie_layers else 1) for block in blocks.values()]
+    return float(np.linalg.norm(g @ points) + sum(np.sum(length) for length in lengths))
+
+
+# --- dual form ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ConditionedDual:
+    """The dual form in scaled variables.
 
     Args:
         instance: the original.
         forms: scaled and shifted forms, slopes ``[0, upper]``.
-        sdp: the program of these forms, dual form.
+        sdp: the program of these forms.
         value_scale: the original value is this times the scaled one.
         units: per variable, the original multiplier is this times the scaled one, (p,).
     """
@@ -50,35 +119,24 @@ class ConditionedSdp:
     units: Array
 
     def multipliers(self, x: Array) -> Multipliers:
-        """Multipliers of the original instance from a solution of the scaled program; negative entries become 0."""
+        """See `ConditionedSdp`; negative entries become 0."""
         groups = variable_groups(self.instance)
         return arrange(np.maximum(x, 0.0) * self.units, groups, self.instance)
 
     def feasible_value(self, gram: Array) -> float:
-        r"""Value of a feasible point near an approximate Gram matrix of ``(w, t, u)``.
+        r"""See `ConditionedSdp`; :math:`2X` is near the Gram matrix of vectors ``(w, t, u)``.
 
-        The rows of a factor of the Gram matrix are vectors w_j, t_i; they are projected, layer by layer, onto the unit
-        ball and onto the balls :math:`|t_i - \tfrac g2 dv_i| \le \tfrac g2 |dv_i|` of the slope interval [0, g].
-
-        Args:
-            gram: (n + m, n + m), of vectors near the unit ball (X of the natural form).
+        The rows of its factor are projected, layer by layer, onto the unit ball and onto the balls
+        :math:`|t_i - \tfrac g2 dv_i| \le \tfrac g2 |dv_i|` of the slope interval [0, g].
         """
-        vectors = _factor(gram)[: self.forms.size]
-        points = {0: self._project_input(vectors[self.forms.block(0)])}
+        vectors = _factor(2.0 * gram)
+        points = {0: _project_input(self.instance, vectors[self.forms.block(0)])}
         for l in range(1, len(self.forms.kept)):
             moved = _image({s: b for (row, s), b in self.forms.hidden.items() if row == l}, points)
             points[l] = self._project_hidden(vectors[self.forms.block(l)], moved, self.forms.upper[l - 1])
         rows = np.linalg.norm(_image(self.forms.output, points), axis=1)
         total = np.linalg.norm(rows) if self.instance.output is OutputNorm.L2 else rows.sum()
         return float(total) * self.value_scale
-
-    def _project_input(self, vectors: Array) -> Array:
-        if self.instance.input_norm is Norm.L2:
-            return vectors / max(float(np.linalg.norm(vectors)), _TINY)
-        if self.instance.tie_input:
-            radius = np.sqrt(len(self.instance.forms.kept[0]))
-            return vectors * (radius / max(float(np.linalg.norm(vectors)), _TINY))
-        return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), _TINY)
 
     def _project_hidden(self, vectors: Array, moved: Array, slope: Array) -> Array:
         center = 0.5 * slope[:, None] * moved
@@ -95,20 +153,38 @@ class ConditionedSdp:
 _TINY = 1e-150
 
 
-def condition(instance: SdpInstance) -> ConditionedSdp:
-    """Reduce and scale the program of an instance whose output depends on its input."""
+def _dual(instance: SdpInstance) -> ConditionedDual:
     groups = variable_groups(instance)
     weights = objective_weights(instance, groups)
-    forms = shifted_forms(instance.forms)
-    if len(np.unique(groups.input)) == 1:
-        forms = _row_space(forms)
-    reduced = replace(groups, input=groups.input[: len(forms.kept[0])])
+    forms, reduced = _fewer_inputs(instance)
     scales, value_scale = _estimate(instance, forms)
     scaled = _rescale(forms, scales, value_scale)
     units = np.full(len(weights), value_scale)
     for variables, scale in zip(groups.hidden, scales[1:], strict=True):
         units[variables] = value_scale / scale**2
-    return ConditionedSdp(instance, scaled, program(scaled, reduced, weights), value_scale, units)
+    return ConditionedDual(instance, scaled, dual_program(scaled, reduced, weights), value_scale, units)
+
+
+# --- both -----------------------------------------------------------------------------------------------------------
+
+
+def _project_input(instance: SdpInstance, vectors: Array) -> Array:
+    """Vectors of the inputs of length 1, or of the length that they have together."""
+    if instance.input_norm is Norm.L2:
+        return vectors / max(float(np.linalg.norm(vectors)), _TINY)
+    if instance.tie_input:
+        radius = np.sqrt(len(instance.forms.kept[0]))
+        return vectors * (radius / max(float(np.linalg.norm(vectors)), _TINY))
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), _TINY)
+
+
+def _fewer_inputs(instance: SdpInstance) -> tuple[Forms, Groups]:
+    """Shifted forms over as few inputs as the program sees, with the variables of its rows."""
+    groups = variable_groups(instance)
+    forms = shifted_forms(instance.forms)
+    if len(np.unique(groups.input)) == 1:
+        forms = _row_space(forms)
+    return forms, replace(groups, input=groups.input[: len(forms.kept[0])])
 
 
 def _row_space(forms: Forms) -> Forms:

@@ -1,9 +1,9 @@
 r"""Interior-point and splitting solvers behind cvxpy: MOSEK, CLARABEL and SCS, for small programs and cross-checks.
 
-Place in the data flow: level 7, ``SdpInstance -> multipliers``; untrusted. The same pair of programs
-(`geolip_lirpa.standard_form`) is stated either as a linear matrix inequality over the multipliers (``dual``) or over
-the Gram matrix, with the multipliers as dual values (``natural``). cvxpy is imported on first use and is always told
-the solver: it would otherwise pick an installed MOSEK that has no licence.
+Place in the data flow: level 7, ``SdpInstance -> multipliers``; untrusted. The program is that of
+`geolip_lirpa.standard_form`, ``dual`` or ``natural``; of its pair the side with the matrix inequality is stated, which
+has far fewer variables and whose sparsity can be used, and the Gram matrix comes back as the dual value. cvxpy is
+imported on first use and is always told the solver: it would otherwise pick an installed MOSEK that has no licence.
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ import numpy as np
 from scipy import sparse
 
 from geolip_lirpa.errors import SolverError, SolverUnavailableError, SpecificationError
+from geolip_lirpa.natural_form import has_natural_form
 from geolip_lirpa.rounding import Array
 from geolip_lirpa.sdp import Multipliers, SdpInstance
 from geolip_lirpa.solvers.base import SolverResult, Status
 from geolip_lirpa.solvers.conditioning import condition
-from geolip_lirpa.standard_form import SparseMatrices, SparseSdp, is_constant
+from geolip_lirpa.sparse_sdp import Form, SparseMatrices, SparseSdp, is_constant
 from geolip_lirpa.types import Norm
 
 BACKENDS = ("CLARABEL", "MOSEK", "SCS")
@@ -43,8 +44,8 @@ class CvxpySolver:
 
     Args:
         backend: ``"CLARABEL"``, ``"MOSEK"`` or ``"SCS"``, any case.
-        form: ``"dual"``, ``"natural"``, or ``"auto"``, which is the dual form: it has far fewer variables, and its
-            sparsity can be used.
+        form: ``"dual"``, ``"natural"`` (one row over one layer of activations), or ``"auto"``: natural where it exists,
+            which takes fewer and cheaper iterations.
         tolerance: relative gap and feasibility asked of the backend; None for 1e-9, or 1e-6 with SCS.
         time_limit: seconds for each instance, or None.
         options: further keywords of ``cvxpy.Problem.solve`` for this backend; they win over all others.
@@ -75,6 +76,7 @@ class CvxpySolver:
         Raises:
             SolverUnavailableError: cvxpy, the backend's package or MOSEK's licence is missing.
             SolverError: the backend failed or returned no numbers.
+            SpecificationError: the natural form was asked for, and a program has none.
         """
         _require(self.backend)
         return [self._solve_one(instance) for instance in instances]
@@ -83,13 +85,17 @@ class CvxpySolver:
         start = time.perf_counter()
         if is_constant(instance.forms):
             return SolverResult(_constant(instance), 0.0, Status.CONVERGED, 0, time.perf_counter() - start, self._label)
-        program = condition(instance)
-        run = _natural if self.form == "natural" else _dual
-        outcome = run(program.sdp, self)
-        multipliers = program.multipliers(outcome.multipliers)
+        program = condition(instance, self._form(instance))
+        outcome = _optimum(program.sdp, self)
+        multipliers = program.multipliers(outcome.x)
         value = None if outcome.gram is None else program.feasible_value(outcome.gram)
         seconds = time.perf_counter() - start
         return SolverResult(multipliers, value, outcome.status, outcome.iterations, seconds, self._label)
+
+    def _form(self, instance: SdpInstance) -> Form:
+        if self.form == "auto":
+            return Form.NATURAL if has_natural_form(instance.forms) else Form.DUAL
+        return Form.parse(self.form)
 
     @property
     def _label(self) -> str:
@@ -166,14 +172,14 @@ def _constant(instance: SdpInstance) -> Multipliers:
     return Multipliers(hidden, tau, np.ones(instance.rows.shape[0]))
 
 
-# --- the two forms in cvxpy -----------------------------------------------------------------------------------------
+# --- the program in cvxpy -------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class _Outcome:
-    """A backend's answer for the scaled program: x of the dual form, X of the natural form if there is one."""
+    """A backend's answer for the scaled program: x, and X if there is one."""
 
-    multipliers: Array
+    x: Array
     gram: Array | None
     status: Status
     iterations: int
@@ -188,7 +194,7 @@ def _stacked(matrices: SparseMatrices, size: int, count: int) -> sparse.csr_arra
     return sparse.csr_array((values, (np.concatenate([lower, upper[below]]), index)), shape=(size * size, count))
 
 
-def _dual(sdp: SparseSdp, solver: CvxpySolver) -> _Outcome:
+def _optimum(sdp: SparseSdp, solver: CvxpySolver) -> _Outcome:
     r""":math:`\min b^T x` with :math:`\sum x_i A_i - C \succeq 0` and :math:`x_S \ge 0`."""
     cvxpy: Any = import_module("cvxpy")
 
@@ -199,26 +205,7 @@ def _dual(sdp: SparseSdp, solver: CvxpySolver) -> _Outcome:
     signs = [x[np.flatnonzero(sdp.signed)] >= 0] if sdp.signed.any() else []
     problem = cvxpy.Problem(cvxpy.Minimize(sdp.rhs @ x), [lmi, *signs])
     status = _run(problem, solver, sdp.size)
-    # <A_i, Y> = b_i = 1/2: twice the dual value is the Gram matrix of unit vectors
     return _outcome(problem, status, x.value, lmi.dual_value, solver)
-
-
-def _natural(sdp: SparseSdp, solver: CvxpySolver) -> _Outcome:
-    r""":math:`\max \langle C, Y\rangle` with :math:`\langle A_i, Y\rangle \le b_i`, :math:`Y \succeq 0`.
-
-    Inequalities throughout: the signs of all multipliers are implied (`standard_form`), so the value is the same, and
-    cvxpy's dual values of inequalities are non-negative for maximisation, too.
-    """
-    cvxpy: Any = import_module("cvxpy")
-
-    gram = cvxpy.Variable((sdp.size, sdp.size), PSD=True)
-    flat = cvxpy.vec(gram, order="C")
-    rows = _stacked(sdp.constraints, sdp.size, len(sdp.rhs)).T.tocsr()
-    limits = rows @ flat <= sdp.rhs
-    weights = _stacked(sdp.objective, sdp.size, 1).toarray().ravel()
-    problem = cvxpy.Problem(cvxpy.Maximize(weights @ flat), [limits])
-    status = _run(problem, solver, sdp.size)
-    return _outcome(problem, status, limits.dual_value, gram.value, solver)
 
 
 def _run(problem: Any, solver: CvxpySolver, size: int) -> Status:
@@ -257,13 +244,12 @@ def _translated(error: Exception, backend: str) -> SolverError | SolverUnavailab
     )
 
 
-def _outcome(problem: Any, status: Status, multipliers: Any, half_gram: Any, solver: CvxpySolver) -> _Outcome:
-    if multipliers is None or not np.isfinite(multipliers).all():
+def _outcome(problem: Any, status: Status, x: Any, gram: Any, solver: CvxpySolver) -> _Outcome:
+    if x is None or not np.isfinite(x).all():
         raise SolverError(
             f"solver cvxpy-{solver.backend.lower()}: status {problem.status!r} without multipliers; allowed are finite "
             "numbers. Raise the time limit, or use --solver low-rank."
         )
     iterations = getattr(problem.solver_stats, "num_iters", None) or 0
-    usable = half_gram is not None and np.isfinite(half_gram).all()
-    gram = 2.0 * np.asarray(half_gram) if usable else None
-    return _Outcome(np.asarray(multipliers, dtype=np.float64), gram, status, int(iterations))
+    usable = gram is not None and np.isfinite(gram).all()
+    return _Outcome(np.asarray(x, dtype=np.float64), np.asarray(gram) if usable else None, status, int(iterations))
