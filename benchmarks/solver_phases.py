@@ -2,8 +2,8 @@
 
     python benchmarks/solver_phases.py MODEL.onnx [MODEL.onnx ..] [--row 0] [--norms inf 2] [--limit 3000]
 
-Variants: L-BFGS alone; after 20 power iterations; with the preconditioner as well (what the solver does). Prints CSV: model,
-norm, variant, L-BFGS iterations, value, proven relative gap, seconds.
+Variants: L-BFGS alone; after 20 power iterations; with the preconditioner as well (what the solver does). Prints CSV:
+model, norm, variant, L-BFGS iterations, value, proven relative gap, seconds.
 """
 
 from __future__ import annotations
