@@ -19,6 +19,7 @@ from geolip_lirpa.errors import CertificateError
 from geolip_lirpa.network import Network
 from geolip_lirpa.proof import verify
 from geolip_lirpa.regions import Region
+from geolip_lirpa.rounding import STATEMENT_RANGE
 from geolip_lirpa.sdp import Multipliers, SdpInstance
 from geolip_lirpa.slopes import SlopeIntervals
 from geolip_lirpa.types import Norm, OutputNorm
@@ -196,7 +197,7 @@ def _check_statement(certificate: Certificate, network: Network, samples: int) -
     scale, rows = certificate.input_scale, certificate.rows
     good = scale.shape == (network.input_size,) and rows.ndim == 3 and rows.shape[2] == network.output_size
     good = good and rows.shape[0] == samples and bool((scale >= 0).all() and torch.isfinite(scale).all())
-    if not (good and bool(torch.isfinite(rows).all())):
+    if not (good and STATEMENT_RANGE.holds(rows) and STATEMENT_RANGE.holds(scale)):
         raise CertificateError("certificate: its matrix C or input scale does not fit the network. Compute it again.")
     together = certificate.output in (OutputNorm.L1, OutputNorm.L2)
     for claim in certificate.claims:

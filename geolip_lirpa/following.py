@@ -67,7 +67,7 @@ def _targets(batch: IncrementBatch, wanted: Tensor) -> Tensor:
     shape = batch.network.nodes[batch.network.activations[0]].shape
     grid = torch.linspace(-_REACH, _REACH, 65).to(wanted)
     points = grid.reshape(-1, *[1] * len(shape)).expand(-1, *shape).contiguous()
-    slopes = batch.activation(0).derivative_range(points, points).lower.flatten(1)
+    slopes = batch.activation(0).derivative_range(points, points).lower.reshape(len(points), -1)
     distance = (slopes[None] - wanted[:, None]).abs()
     tied = distance <= distance.amin(dim=1, keepdim=True) + 1e-3
     # the middle one of c tied grid points: number (c + 1) // 2

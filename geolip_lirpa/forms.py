@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from geolip_lirpa.activations.base import SlopeInterval
+from geolip_lirpa.errors import SpecificationError
 from geolip_lirpa.network import AffineOperator, Network
-from geolip_lirpa.rounding import Array, gamma
+from geolip_lirpa.rounding import FORM_RANGE, PARAMETER_RANGE, SMALLEST_SLOPE, Array, gamma
 
 
 @dataclass(frozen=True)
@@ -68,8 +69,8 @@ class Forms:
 class _Flow:
     """Columns of one source block on their way through the graph.
 
-    `value` and `magnitude` have shape (columns, \\*shape); `roundings` is None while every column is a signed unit
-    vector, so that the next affine operator acts on it without any rounding of sums.
+    `value` and `magnitude` have shape (columns, \\*shape); `roundings` counts the roundings so far, each relative to the
+    magnitude.
     """
 
     value: Tensor
@@ -78,7 +79,7 @@ class _Flow:
 
 
 def _is_selection(columns: Tensor) -> bool:
-    flat = columns.flatten(1)
+    flat = columns.reshape(columns.shape[0], -1)
     return bool(((flat == 0) | (flat.abs() == 1)).all()) and bool(((flat != 0).sum(dim=1) <= 1).all())
 
 
@@ -89,7 +90,23 @@ def _apply(operator: AffineOperator, flows: tuple[_Flow, ...]) -> _Flow:
     roundings = (
         max(f.roundings for f in flows) + operator.parameter_roundings + (0 if exact else operator.sum_roundings)
     )
-    return _Flow(operator.linear(values), operator.magnitude(tuple(f.magnitude for f in flows)), roundings)
+    if not all(PARAMETER_RANGE.holds(p) for p in operator.parameters):
+        raise SpecificationError(
+            f"{operator.kind}: holds coefficients of another size than {PARAMETER_RANGE}; proofs in float64 need that. "
+            "Rescale the layer, or set coefficients that do not matter to zero."
+        )
+    result = _Flow(operator.linear(values), operator.magnitude(tuple(f.magnitude for f in flows)), roundings)
+    return _in_range(result, operator.kind)
+
+
+def _in_range(flow: _Flow, where: str) -> _Flow:
+    """Refuse products of coefficients that are close to underflow or overflow; their error bounds would not hold."""
+    if not FORM_RANGE.holds(flow.magnitude):
+        raise SpecificationError(
+            f"{where}: products of the layers' coefficients leave the sizes {FORM_RANGE} that proofs in float64 need. "
+            "Rescale the layers."
+        )
+    return flow
 
 
 def _zero_like(network: Network, index: int, columns: int) -> _Flow:
@@ -121,7 +138,8 @@ def _push(
         slope = torch.where(interval.fixed, interval.lower, 0.0).reshape(node.shape)
         if bool((slope != 0).any()):
             passed = parts[0]
-            flows[index] = _Flow(passed.value * slope, passed.magnitude * slope.abs(), passed.roundings + 1)
+            passed = _Flow(passed.value * slope, passed.magnitude * slope.abs(), passed.roundings + 1)
+            flows[index] = _in_range(passed, node.name)
     return reached, flows.get(len(network.nodes) - 1)
 
 
@@ -133,8 +151,9 @@ def _unit_columns(shape: tuple[int, ...], kept: NDArray[np.int64]) -> Tensor:
 
 def _block_and_error(flow: _Flow, scale: Tensor | None, rows: NDArray[np.int64] | None) -> tuple[Array, Array | None]:
     """Transpose a flow into a form block (rows x columns), columns scaled, with its error bound, or None when exact."""
-    value = flow.value.flatten(1).T
-    magnitude = flow.magnitude.flatten(1).T
+    columns = flow.value.shape[0]
+    value = flow.value.reshape(columns, -1).T
+    magnitude = flow.magnitude.reshape(columns, -1).T
     roundings = flow.roundings
     if scale is not None:
         value, magnitude, roundings = value * scale, magnitude * scale, roundings + 1
@@ -180,8 +199,8 @@ def build_forms(blocks: FormBlocks, rows: Tensor) -> Forms:
         if error is not None:
             output_error[s] = error
     pairs = list(zip(blocks.slopes, blocks.kept[1:], strict=True))
-    lower = tuple(s.lower.numpy()[k] for s, k in pairs)
-    upper = tuple(s.upper.numpy()[k] for s, k in pairs)
+    lower = tuple(-_widened(-s.lower.numpy()[k]) for s, k in pairs)
+    upper = tuple(_widened(s.upper.numpy()[k]) for s, k in pairs)
     forms = Forms(blocks.kept, blocks.hidden, blocks.hidden_error, output, output_error, lower, upper, rows.shape[0])
     return _prune(forms)
 
@@ -219,11 +238,17 @@ def _output_block(flow: _Flow, scale: Tensor | None, rows: Tensor) -> tuple[Arra
     """Multiply the network's output forms with C; exact when each row of C selects outputs."""
     selects = _is_selection(rows)
     combined = _Flow(
-        flow.value.flatten(1) @ rows.T,
-        flow.magnitude.flatten(1) @ rows.abs().T,
+        flow.value.reshape(flow.value.shape[0], -1) @ rows.T,
+        flow.magnitude.reshape(flow.value.shape[0], -1) @ rows.abs().T,
         flow.roundings + (0 if selects else rows.shape[1] + 1),
     )
     return _block_and_error(combined, scale, None)
+
+
+def _widened(upper: Array) -> Array:
+    """Upper ends of slope intervals, moved up where they are so small that products with them might underflow."""
+    tiny = (upper != 0) & (np.abs(upper) < SMALLEST_SLOPE)
+    return np.where(tiny, np.where(upper > 0, SMALLEST_SLOPE, 0.0), upper)
 
 
 def _nonzero_rows(forms: Forms, l: int) -> NDArray[np.bool_]:

@@ -123,7 +123,7 @@ class Network:
 
     def forward(self, x: Tensor) -> Tensor:
         """Output (B, output_size) at inputs of shape (B, \\*input_shape)."""
-        return self.values(x)[-1].flatten(1)
+        return self.values(x)[-1].reshape(x.shape[0], -1)
 
     def values(self, x: Tensor) -> list[Tensor]:
         """Values of all nodes, each (B, \\*shape), at inputs of shape (B, \\*input_shape)."""
@@ -158,7 +158,7 @@ class Network:
             else:
                 values.append(activation(position, values[node.inputs[0]]))
                 position += 1
-        return values[-1].flatten(1)
+        return values[-1].reshape(x.shape[0], -1)
 
     def to(self, dtype: torch.dtype, device: torch.device | str | None = None) -> Network:
         """The same network with all parameters cast (float32 for fast untrusted iterations)."""

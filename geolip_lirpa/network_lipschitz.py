@@ -29,6 +29,7 @@ from geolip_lirpa.lipschitz_types import (
 )
 from geolip_lirpa.lower_bounds import PatternBound, Vectors, attained_lower_bounds, pattern_lower_bounds
 from geolip_lirpa.network import Network
+from geolip_lirpa.rounding import STATEMENT_RANGE
 from geolip_lirpa.sdp import SdpInstance
 from geolip_lirpa.slopes import global_slopes
 from geolip_lirpa.solvers.auto import make_solver
@@ -62,7 +63,10 @@ def check_rows(rows: Tensor, network: Network) -> Tensor:
         )
     if not bool(torch.isfinite(rows).all()):
         raise SpecificationError("C: holds NaN or infinity. Pass finite numbers.")
-    return rows.detach().to(device="cpu", dtype=torch.float64)
+    rows = rows.detach().to(device="cpu", dtype=torch.float64)
+    if not STATEMENT_RANGE.holds(rows):
+        raise SpecificationError(f"C: allowed are entries of size {STATEMENT_RANGE}. Scale C; bounds scale with it.")
+    return rows
 
 
 def check_scale(scale: Tensor | None, network: Network) -> Tensor:
@@ -70,10 +74,11 @@ def check_scale(scale: Tensor | None, network: Network) -> Tensor:
     if scale is None:
         return torch.ones(network.input_size, dtype=torch.float64)
     flat = scale.detach().reshape(-1).to(device="cpu", dtype=torch.float64)
-    if flat.shape != (network.input_size,) or not bool(torch.isfinite(flat).all() and (flat >= 0).all()):
+    good = flat.shape == (network.input_size,) and bool((flat >= 0).all() and (flat > 0).any())
+    if not (good and STATEMENT_RANGE.holds(flat)):
         raise SpecificationError(
-            f"input_scale: got shape {tuple(scale.shape)}; allowed are {network.input_size} finite non-negative "
-            "numbers, one for each input coordinate."
+            f"input_scale: got shape {tuple(scale.shape)}; allowed are {network.input_size} numbers, one for each input "
+            f"coordinate, {STATEMENT_RANGE}, not all zero."
         )
     return flat
 

@@ -38,7 +38,7 @@ from geolip_lirpa.positive_definite import (
     is_positive_semidefinite,
     powers_of_two,
 )
-from geolip_lirpa.rounding import Array, gamma
+from geolip_lirpa.rounding import MULTIPLIER_RANGE, Array, gamma
 from geolip_lirpa.sdp import Lmi, Multipliers, SdpInstance, assemble_lmi, input_diagonal
 from geolip_lirpa.types import Norm, OutputNorm
 
@@ -89,11 +89,12 @@ def prove(instance: SdpInstance, multipliers: Multipliers) -> Proven:
     Raises:
         SolverError: no repair turns these multipliers into a proof.
     """
-    multipliers = _clip(multipliers)
+    multipliers = _centred(_clip(multipliers))
     if objective_is_zero(instance.forms):
         return Proven(0.0, multipliers)
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         repaired = _repair(instance, multipliers)
+    repaired = None if repaired is None else _balanced(repaired)
     upper = None if repaired is None else verify(instance, repaired, 2.0)
     if repaired is None or upper is None:
         raise SolverError(
@@ -113,7 +114,7 @@ def objective_is_zero(forms: Forms) -> bool:
 
 
 def _plausible(instance: SdpInstance, multipliers: Multipliers) -> bool:
-    """Shapes fit, everything finite, signs as promised."""
+    """Shapes fit, everything finite and of a size that cannot underflow, signs as promised."""
     sizes = [s.lower.numel() for s in instance.slopes]
     inputs = 1 if instance.input_norm is Norm.L2 else instance.input_scale.numel()
     if [h.shape for h in multipliers.hidden] != [(s,) for s in sizes]:
@@ -123,7 +124,7 @@ def _plausible(instance: SdpInstance, multipliers: Multipliers) -> bool:
     numbers = [*multipliers.hidden, multipliers.input, multipliers.output]
     if not all(bool(np.isfinite(v).all()) and bool((v >= 0).all()) for v in numbers):
         return False
-    return bool((multipliers.output > 0).all())
+    return bool((multipliers.output > 0).all()) and all(MULTIPLIER_RANGE.holds(v) for v in numbers)
 
 
 def _is_feasible(forms: Forms, multipliers: Multipliers, margin: float) -> bool:
@@ -188,6 +189,30 @@ def _clip(multipliers: Multipliers) -> Multipliers:
     output = clip(multipliers.output)
     floor = 1e-12 * float(output.max(initial=0.0)) or 1.0
     return Multipliers(tuple(clip(h) for h in multipliers.hidden), clip(multipliers.input), np.maximum(output, floor))
+
+
+def _centred(multipliers: Multipliers) -> Multipliers:
+    """Scale all but the output's so that they lie around one; the bound does not depend on it."""
+    values = np.concatenate([*multipliers.hidden, multipliers.input])
+    positive = values[values > 0]
+    if len(positive) == 0:
+        return multipliers
+    return _scaled(multipliers, -0.5 * float(np.log2(positive.min()) + np.log2(positive.max())))
+
+
+def _balanced(multipliers: Multipliers) -> Multipliers:
+    """Scale both sides of the inequality to the same size, so that neither leaves the range of the checker."""
+    exponent = 0.5 * float(np.log2(multipliers.output.sum()) - np.log2(multipliers.input.sum()))
+    if not np.isfinite(exponent):
+        return multipliers
+    return _scaled(multipliers, exponent)
+
+
+def _scaled(multipliers: Multipliers, exponent: float) -> Multipliers:
+    """Divide the output's by the nearest power of two and multiply all others by it; exact, and proves the same."""
+    factor = 2.0 ** float(np.round(exponent))
+    hidden = tuple(h * factor for h in multipliers.hidden)
+    return Multipliers(hidden, multipliers.input * factor, multipliers.output / factor)
 
 
 def _graded(multipliers: Multipliers, repair: float) -> Multipliers:

@@ -5,8 +5,11 @@ Place in the data flow: level 0. Notation of N. Higham, Accuracy and Stability o
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from geolip_lirpa.errors import SpecificationError
 
@@ -21,3 +24,36 @@ def gamma(count: int) -> float:
         raise SpecificationError(f"rounding analysis: {count} operations in one sum are too many for float64.")
     # The factor covers the rounding of this very expression.
     return count * UNIT_ROUNDOFF / (1.0 - count * UNIT_ROUNDOFF) * (1.0 + 4.0 * UNIT_ROUNDOFF)
+
+
+@dataclass(frozen=True)
+class Range:
+    """Magnitudes that non-zero numbers of a proof may have, so that no product of a few of them underflows or overflows.
+
+    Relative error bounds hold for normal numbers only; a proof that left them would count an underflow as exact.
+    """
+
+    smallest: float
+    largest: float
+
+    def holds(self, values: Array | Tensor) -> bool:
+        """Whether every entry is zero or a finite number of such a size."""
+        size = abs(values)
+        return bool(((size == 0) | ((size >= self.smallest) & (size <= self.largest))).all())
+
+    def __str__(self) -> str:
+        return f"0 or {self.smallest:g} to {self.largest:g}"
+
+
+#: Rows of C and input scales.
+STATEMENT_RANGE = Range(1e-60, 1e60)
+#: Coefficients of affine operators.
+PARAMETER_RANGE = Range(1e-100, 1e60)
+#: Coefficients of several operators in a row.
+FORM_RANGE = Range(1e-120, 1e60)
+#: Multipliers.
+MULTIPLIER_RANGE = Range(1e-100, 1e100)
+#: Slopes; smaller ones are widened.
+SMALLEST_SLOPE = 1e-100
+#: Bound of what underflows in one entry of the matrix of a proof, for numbers in the ranges above.
+UNDERFLOW = 1e-190

@@ -39,7 +39,7 @@ from geolip_lirpa.activations.base import SlopeInterval
 from geolip_lirpa.errors import SpecificationError
 from geolip_lirpa.forms import FormBlocks, Forms, build_blocks, build_forms
 from geolip_lirpa.network import Network
-from geolip_lirpa.rounding import Array, gamma
+from geolip_lirpa.rounding import UNDERFLOW, Array, gamma
 from geolip_lirpa.types import Norm, OutputNorm
 
 
@@ -162,6 +162,7 @@ def assemble_lmi(forms: Forms, multipliers: Multipliers, with_error: bool = True
     matrix[np.diag_indices(n)] += diagonal
     if with_error:
         error[np.diag_indices(n)] += gamma(len(forms.kept) + 1) * diagonal
+        error += UNDERFLOW
     output = np.zeros((forms.rows, n))
     output_error = np.zeros((forms.rows, n))
     for s, block in forms.output.items():
