@@ -116,7 +116,8 @@ def scaling(factor: Tensor, bias: Tensor | None = None, *, parameter_roundings: 
 
 def division(divisor: Tensor) -> AffineOperator:
     """``x -> x / divisor`` with broadcasting; no entry of the divisor may be zero."""
-    return AffineOperator("Div", _divide, (exact(divisor),), None, 1)
+    # the coefficient 1 / divisor is rounded
+    return AffineOperator("Div", _divide, (exact(divisor),), None, 1, parameter_roundings=1)
 
 
 def shift(offset: Tensor) -> AffineOperator:
@@ -154,7 +155,8 @@ def average_pool(kernel: Sequence[int], stride: Sequence[int], padding: Sequence
     """Mean over windows, padding zeros counted; one or two dimensions."""
     pool = {1: F.avg_pool1d, 2: F.avg_pool2d}[len(kernel)]
     function = partial(_pool, pool=pool, kernel=tuple(kernel), stride=tuple(stride), padding=tuple(padding))
-    return AffineOperator("AveragePool", function, (), None, prod(kernel) + 1)
+    # the coefficient 1 / count is rounded
+    return AffineOperator("AveragePool", function, (), None, prod(kernel) + 1, parameter_roundings=2)
 
 
 def reduction(axes: Sequence[int], shape: Sequence[int], *, keepdim: bool, mean: bool) -> AffineOperator:
@@ -168,7 +170,8 @@ def reduction(axes: Sequence[int], shape: Sequence[int], *, keepdim: bool, mean:
     """
     count = prod(shape[axis] for axis in axes)
     function = partial(_reduce, axes=tuple(axis + 1 for axis in axes), keepdim=keepdim, mean=mean)
-    return AffineOperator("ReduceMean" if mean else "ReduceSum", function, (), None, count + 1)
+    # the coefficient 1 / count of a mean is rounded
+    return AffineOperator("ReduceMean" if mean else "ReduceSum", function, (), None, count + 1, 2 if mean else 0)
 
 
 def cumulative_sum(axis: int, shape: Sequence[int]) -> AffineOperator:

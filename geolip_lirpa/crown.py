@@ -7,7 +7,8 @@ z is pulled back through an affine map, the computed :math:`\hat c` differs from
 
 .. math:: c^T A z \ge \hat c^T z - e^T \max(|l|, |u|)
 
-with known bounds of z; what is subtracted goes into the constant. Upper bounds are lower bounds of the negative value.
+with known bounds of z; what is subtracted goes into the constant, and so does what coefficients may lose to underflow.
+Upper bounds are lower bounds of the negative value.
 
 References:
     Zhang et al., arXiv:1811.00866 (CROWN); Xu et al., arXiv:2011.13824 (optimised slopes).
@@ -15,46 +16,30 @@ References:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from geolip_lirpa import interval
 from geolip_lirpa.activations import Activation
-from geolip_lirpa.interval import Bounds
+from geolip_lirpa.interval import Bounds, InputSet
 from geolip_lirpa.network import AffineOperator, Inputs, Network
 from geolip_lirpa.relaxation import Lines, Relaxation
-from geolip_lirpa.rounding import UNIT_ROUNDOFF, gamma
+from geolip_lirpa.rounding import UNIT_ROUNDOFF, gamma, lengths
 from geolip_lirpa.types import Norm
 
+# far above what one product, or the sums over a node of a value, may lose to underflow
 _TINY = 1e-280
+# products of larger coefficients and bounds may overflow: their rows keep the interval bounds
+_LARGEST = 1e150
 # numbers in one coefficient tensor; more rows are done one chunk after the other
 _CHUNK = 2**23
 # coefficients of one backward pass; nodes that need more keep their interval bounds
 _WORK = 2**28
 _LEARNING_RATE = 1.0
 _DECAY = 0.85
-
-
-@dataclass(frozen=True)
-class InputSet:
-    r"""A box, or a ball inside of it.
-
-    Args:
-        lower: float64, (B, \*shape); the box.
-        upper: the same shape.
-        center: the ball's centre; None for a box.
-        radius: the ball's radius.
-        norm: the ball's norm.
-    """
-
-    lower: Tensor
-    upper: Tensor
-    center: Tensor | None = None
-    radius: float = 0.0
-    norm: Norm = Norm.LINF
 
 
 def crown_bounds(network: Network, inputs: InputSet, iterations: int = 0) -> list[Bounds]:
@@ -229,8 +214,9 @@ class _Sweep:
             spread = _pull_back(operator.magnitude, shapes, c.abs())
             for part, i in zip(spread, node.inputs, strict=True):
                 lost = lost + relative * _dot(part, self.reach[i])
+        underflow = _TINY * (node.size + operator.sum_roundings + 2) * _amplification(operator) if rigorous else 0.0
         for part, i in zip(pulled, node.inputs, strict=True):
-            lost = lost + self._accumulate(coefficients, i, part, rigorous)
+            lost = lost + self._accumulate(coefficients, i, part, rigorous, underflow)
         if operator.bias is None:
             return torch.zeros_like(lost), torch.zeros_like(lost), lost
         bias = operator.bias.expand(node.shape)
@@ -243,19 +229,30 @@ class _Sweep:
         up, down = c.clamp(min=0), c.clamp(max=0)
         slopes = up * lines.lower_slope + down * lines.upper_slope
         terms = up * lines.lower_intercept + down * lines.upper_intercept
-        lost = self._accumulate(coefficients, before, slopes, rigorous)
+        lost = self._accumulate(coefficients, before, slopes, rigorous, 4 * _TINY)
         if rigorous:
             # one rounding of each product; the other one is zero
             lost = lost + 2 * UNIT_ROUNDOFF * _dot(slopes.abs(), self.reach[before])
         return _total(terms), _total(terms.abs()), lost
 
-    def _accumulate(self, coefficients: dict[int, Tensor], position: int, part: Tensor, rigorous: bool) -> Tensor:
-        """Add to the coefficients of a node; returns what the rounding of this sum may cost."""
+    def _accumulate(
+        self, coefficients: dict[int, Tensor], position: int, part: Tensor, rigorous: bool, underflow: float
+    ) -> Tensor:
+        """Add to the coefficients of a node; returns what the rounding of this sum and underflow may cost.
+
+        `underflow` bounds what each coefficient in `part` has lost. Infinite where numbers come close to overflow.
+        """
         first = position not in coefficients
         coefficients[position] = part if first else coefficients[position] + part
-        if first or not rigorous:
+        if not rigorous:
             return part.new_zeros(part.shape[:2])
-        return 2 * UNIT_ROUNDOFF * _dot(coefficients[position].abs(), self.reach[position])
+        reach, sizes = self.reach[position], coefficients[position].abs()
+        lost = (underflow * reach.flatten(1).sum(dim=1)).expand(part.shape[:2])
+        if not first:
+            lost = lost + 2 * UNIT_ROUNDOFF * _dot(sizes, reach)
+        # comparisons with NaN are false
+        safe = (sizes.flatten(2).amax(dim=2) <= _LARGEST) & (reach.flatten(1).amax(dim=1) <= _LARGEST)
+        return torch.where(safe, lost, torch.inf)
 
     def _concretised(self, c: Tensor) -> tuple[Tensor, Tensor]:
         """Minimum over the input set, and the sum of absolute terms behind it."""
@@ -265,8 +262,8 @@ class _Sweep:
         if inputs.center is None or inputs.norm is Norm.LINF:
             return box, size
         flat = c.flatten(2)
-        dual = {Norm.L2: lambda: flat.norm(dim=2), Norm.L1: lambda: flat.abs().amax(dim=2)}[inputs.norm]()
-        ball = _dot(c, inputs.center) - inputs.radius * dual
+        dual = {Norm.L2: lambda: lengths(flat), Norm.L1: lambda: flat.abs().amax(dim=2)}[inputs.norm]()
+        ball = _dot(c, inputs.center) - inputs.radius * (dual + _TINY)
         return ball, size + inputs.radius * flat.abs().sum(dim=2)
 
 
@@ -326,6 +323,11 @@ def _pull_back(function: Callable[[Inputs], Tensor], shapes: Sequence[tuple[int,
         output = function(zeros)
         parts = torch.autograd.grad(output, zeros, c.reshape(output.shape), create_graph=c.requires_grad)
     return [part.reshape(*c.shape[:2], *shape) for part, shape in zip(parts, shapes, strict=True)]
+
+
+def _amplification(operator: AffineOperator) -> float:
+    """How much an operator that multiplies by several parameters in a row can enlarge what the first product lost."""
+    return math.prod(max(1.0, float(p.abs().max())) for p in operator.parameters if p.numel())
 
 
 def _dot(c: Tensor, values: Tensor) -> Tensor:

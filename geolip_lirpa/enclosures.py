@@ -33,13 +33,16 @@ from torch import Tensor
 from geolip_lirpa.activations.base import Activation, SlopeInterval
 from geolip_lirpa.network import AffineOperator, Network
 from geolip_lirpa.regions import Region
-from geolip_lirpa.rounding import UNIT_ROUNDOFF, gamma
+from geolip_lirpa.rounding import UNIT_ROUNDOFF, gamma, lengths
 from geolip_lirpa.sdp import SdpInstance
 from geolip_lirpa.types import Norm, OutputNorm
 
 _ACTIVATION_ERROR = 2.0**-48
 # Far above everything that underflow can add (eta = 2^-1074).
 _UNDERFLOW = 1e-250
+# quotients below count as zero, sizes are enlarged by a part of it: rounding is relative for normal numbers only
+_SMALLEST = 1e-280
+_TINY = 1e-290
 _UP = 1.0 + 16 * UNIT_ROUNDOFF
 
 
@@ -143,10 +146,13 @@ def _bound(instance: SdpInstance, slopes: Sequence[SlopeInterval], directions: T
         return _times(slopes[number], v)
 
     out = _pass(instance.network, start, rule, with_bias=False)
-    size = _input_norm(instance, directions) * (1.0 + gamma(directions.shape[1] + 16))
+    length = _input_norm(instance, directions)
+    # entries of d / s that underflow add less than the last term
+    size = length * (1.0 + gamma(directions.shape[1] + 16)) + _TINY
     smallest = _smallest_norm(instance, out) / size
     value = smallest * (1.0 - 16 * UNIT_ROUNDOFF)
-    return torch.where(torch.isfinite(value) & (size > 0), value, torch.zeros_like(value)).clamp_min(0.0)
+    proven = torch.isfinite(value) & (length > 0) & (value >= _SMALLEST)
+    return torch.where(proven, value, torch.zeros_like(value))
 
 
 def _slopes_near(network: Network, points: Tensor) -> list[SlopeInterval]:
@@ -155,7 +161,7 @@ def _slopes_near(network: Network, points: Tensor) -> list[SlopeInterval]:
 
     def rule(number: int, activation: Activation, v: Enclosure) -> Enclosure:
         slopes = activation.derivative_range(*v.interval)
-        found.append(SlopeInterval(slopes.lower.flatten(1), slopes.upper.flatten(1)))
+        found.append(SlopeInterval(_rows(slopes.lower), _rows(slopes.upper)))
         steepest = torch.maximum(slopes.lower.abs(), slopes.upper.abs())
         value = activation.value(v.value)
         rounding = _ACTIVATION_ERROR * (1.0 + v.value.abs() + value.abs())
@@ -208,23 +214,27 @@ def _times(slopes: SlopeInterval, v: Enclosure) -> Enclosure:
 def _smallest_norm(instance: SdpInstance, out: Enclosure) -> Tensor:
     """The norm of C y is at least that of the vector of ``max(|C y| - error, 0)``."""
     count = 2 * instance.rows.shape[1] + 8
-    value, error = out.value.flatten(1), out.error.flatten(1)
+    value, error = _rows(out.value), _rows(out.error)
     rows = instance.rows
     increments = value @ rows.T
     slack = (error @ rows.abs().T + gamma(count) * (value.abs() @ rows.abs().T)) * (1.0 + gamma(count)) + _UNDERFLOW
     least = (increments.abs() * (1.0 - 4 * UNIT_ROUNDOFF) - slack).clamp_min(0.0)
-    return _output_norm(instance.output, least) * (1.0 - gamma(2 * rows.shape[0] + 8))
+    norm = _output_norm(instance.output, least) * (1.0 - gamma(2 * rows.shape[0] + 8))
+    return torch.where(norm < _SMALLEST, 0.0, norm)
 
 
 def _output_norm(output: OutputNorm, increments: Tensor) -> Tensor:
     """Norm of C y along the last axis; a single row has its absolute value."""
-    result: Tensor = increments.norm(p=1.0 if output is OutputNorm.L1 else 2.0, dim=-1)
-    return result
+    return increments.abs().sum(dim=-1) if output is OutputNorm.L1 else lengths(increments)
 
 
 def _input_norm(instance: SdpInstance, directions: Tensor) -> Tensor:
     """Norm of d / s along the last axis, over the coordinates with positive scale."""
     scale = instance.input_scale.reshape(-1)
     scaled = torch.where(scale > 0, directions / scale.where(scale > 0, torch.ones_like(scale)), 0.0)
-    result: Tensor = scaled.norm(p=torch.inf if instance.input_norm is Norm.LINF else 2.0, dim=-1)
-    return result
+    return scaled.abs().amax(dim=-1) if instance.input_norm is Norm.LINF else lengths(scaled)
+
+
+def _rows(values: Tensor) -> Tensor:
+    """(B, \\*shape) as (B, size); shape may be empty."""
+    return values.reshape(values.shape[0], -1)

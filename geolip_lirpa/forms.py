@@ -69,8 +69,8 @@ class Forms:
 class _Flow:
     """Columns of one source block on their way through the graph.
 
-    `value` and `magnitude` have shape (columns, \\*shape); `roundings` counts the roundings so far, each relative to the
-    magnitude.
+    `value` and `magnitude` have shape (columns, \\*shape); `roundings` counts the roundings so far, each relative to
+    the magnitude.
     """
 
     value: Tensor

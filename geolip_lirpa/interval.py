@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from types import MappingProxyType
 
 import torch
@@ -22,6 +23,26 @@ from geolip_lirpa.rounding import UNIT_ROUNDOFF, gamma
 from geolip_lirpa.types import Norm
 
 Bounds = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class InputSet:
+    r"""A box, or a ball inside of it.
+
+    Args:
+        lower: float64, (B, \*shape); the box.
+        upper: the same shape.
+        center: the ball's centre; None for a box.
+        radius: the ball's radius.
+        norm: the ball's norm.
+    """
+
+    lower: Tensor
+    upper: Tensor
+    center: Tensor | None = None
+    radius: float = 0.0
+    norm: Norm = Norm.LINF
+
 
 # far above the sum of all underflow errors of one output entry
 _TINY = 1e-290

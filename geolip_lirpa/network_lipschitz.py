@@ -77,8 +77,8 @@ def check_scale(scale: Tensor | None, network: Network) -> Tensor:
     good = flat.shape == (network.input_size,) and bool((flat >= 0).all() and (flat > 0).any())
     if not (good and STATEMENT_RANGE.holds(flat)):
         raise SpecificationError(
-            f"input_scale: got shape {tuple(scale.shape)}; allowed are {network.input_size} numbers, one for each input "
-            f"coordinate, {STATEMENT_RANGE}, not all zero."
+            f"input_scale: got shape {tuple(scale.shape)}; allowed are {network.input_size} numbers, one for each "
+            f"input coordinate, {STATEMENT_RANGE}, not all zero."
         )
     return flat
 

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from geolip_lirpa.errors import ModelError
-from geolip_lirpa.onnx_rewrite import with_weights_right, without_empty_padding, without_softmax
+from geolip_lirpa.onnx_rewrite import require_full_precision, with_weights_right, without_empty_padding, without_softmax
 
 _OLDEST_OPSET = 9
 _TARGET_OPSET = 13
@@ -63,17 +63,18 @@ def load_onnx(path: str | Path, logits: bool = False) -> OnnxModel:
 
     Args:
         path: the file; its graph must have one input and one output of type float32 or float64.
-        logits: leave out a softmax or log-softmax at the end.
+        logits: leave out the one softmax or log-softmax at the end.
 
     Raises:
         ModelError: the file is missing, unreadable, not a valid ONNX model, uses an operator or a shape that cannot be
-            served, or holds NaN or infinity.
+            served, rounds to a narrower type inside, or holds NaN or infinity.
     """
     file = Path(path)
     content = _read(file)
     onnx = _import("onnx")
     model = _parse(onnx, file, _unpacked(file, content))
     _check_weights(onnx, file, model)
+    require_full_precision(model, _graph_inputs(model)[0].type.tensor_type.elem_type)
     declared = _declared_shape(file, model)
     model = without_empty_padding(without_softmax(onnx, model) if logits else model)
     if not _has_batch(declared):

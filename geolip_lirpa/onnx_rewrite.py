@@ -7,11 +7,15 @@ off a softmax excepted, which is done on request only) and copies the model.
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from typing import Any
 
 from geolip_lirpa.errors import ModelError
 
 _SOFTMAX = ("Softmax", "LogSoftmax")
+_PASSING = ("Identity", "Flatten", "Reshape", "Squeeze", "Unsqueeze", "Dropout")
+_SHAPE_READERS = ("Shape", "Size")
+_DOUBLE = 11
 
 
 def without_empty_padding(model: Any) -> Any:
@@ -51,27 +55,76 @@ def with_weights_right(onnx: Any, model: Any) -> Any:
 
 
 def without_softmax(onnx: Any, model: Any) -> Any:
-    """End the graph before a softmax or log-softmax at its end; unchanged where there is none.
+    """End the graph before the one softmax or log-softmax at its end; unchanged where there is none.
+
+    Nodes that only name or reshape the probabilities go with it.
 
     Raises:
-        ModelError: the softmax does not work on the graph's own values.
+        ModelError: the softmax does not work on the graph's own values, or works on another softmax.
     """
     result = copy.deepcopy(model)
     output = result.graph.output[0]
-    last = next((node for node in result.graph.node if output.name in node.output), None)
+    producers = {name: node for node in result.graph.node for name in node.output}
+    last = _source(producers, output.name)
     if last is None or last.op_type not in _SOFTMAX:
         return result
-    produced = {name for node in result.graph.node for name in node.output}
-    if last.input[0] not in produced:
+    name = last.name or last.output[0]
+    if last.input[0] not in producers:
+        raise ModelError(f"softmax {name!r} has no operation before it; nothing is left without it.")
+    before = _source(producers, last.input[0])
+    if before is not None and before.op_type in _SOFTMAX:
         raise ModelError(
-            f"softmax {last.name or last.output[0]!r} has no operation before it; nothing is left without it."
+            f"{last.op_type} {name!r} works on {before.op_type} {before.name or before.output[0]!r}, a softmax again, "
+            "which is neither an affine map nor a slope-restricted activation; only one is left out. Remove one of "
+            "them from the model."
         )
-    element = output.type.tensor_type.elem_type
-    logits = onnx.helper.make_tensor_value_info(last.input[0], element, None)
-    result.graph.node.remove(last)
+    logits = onnx.helper.make_tensor_value_info(last.input[0], output.type.tensor_type.elem_type, None)
     del result.graph.output[:]
     result.graph.output.append(logits)
+    _remove_dead(result.graph)
     return result
+
+
+def _source(producers: Mapping[str, Any], name: str) -> Any | None:
+    """The node that computes a value, seen through nodes that only name or reshape it."""
+    node = producers.get(name)
+    while node is not None and node.op_type in _PASSING:
+        node = producers.get(node.input[0])
+    return node
+
+
+def _remove_dead(graph: Any) -> None:
+    """Remove the nodes that the output does not need."""
+    needed = {value.name for value in graph.output}
+    for node in reversed(list(graph.node)):
+        if needed.isdisjoint(node.output):
+            graph.node.remove(node)
+        else:
+            needed.update(node.input)
+
+
+def require_full_precision(model: Any, element: int) -> None:
+    """Refuse casts of values to a type narrower than the input's: they make step functions.
+
+    Args:
+        model: the ONNX model.
+        element: element type of the graph's input, float32 or float64.
+
+    Raises:
+        ModelError: names the node.
+    """
+    initializers = {tensor.name for tensor in model.graph.initializer}
+    dependent = {value.name for value in model.graph.input} - initializers
+    for node in model.graph.node:
+        if node.op_type in _SHAPE_READERS or dependent.isdisjoint(node.input):
+            continue
+        dependent.update(node.output)
+        target = _attribute(node, "to")
+        if node.op_type == "Cast" and target is not None and target.i not in (_DOUBLE, element):
+            raise ModelError(
+                f"Cast {node.name or node.output[0]!r} rounds to ONNX element type {target.i}, narrower than the "
+                f"input's {element}: a step function, whose slopes have no bound. Export the model without the cast."
+            )
 
 
 def _attribute(node: Any, name: str) -> Any | None:

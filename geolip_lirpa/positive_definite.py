@@ -14,6 +14,8 @@ from geolip_lirpa.rounding import Array, gamma
 
 # Far above everything that underflow can add in a matrix of up to 1e6 rows with entries below 1e100 (eta = 2^-1074).
 _UNDERFLOW = 1e-200
+# Far above what scaling a norm back can lose to underflow.
+_TINY = 1e-290
 # Rows of a Gram matrix whose largest eigenvalue is worth a factorisation.
 _SHARP_LIMIT = 3000
 
@@ -126,13 +128,19 @@ def spectral_norm_bound(matrix: Array, error: Array | None = None) -> float:
         rows = float(np.abs(gram).sum(axis=1).max())
         squared += gamma(2 * a.shape[0] + 8) * rows * rows
         norm_gram = np.sqrt(squared) * (1.0 + gamma(a.shape[0] + 16)) + gamma(a.shape[1] + 4) * spread
-        result = float(np.sqrt(norm_gram) * (1.0 + gamma(8))) * float(powers_of_two(np.array([scale]))[0])
+        result = float(np.sqrt(norm_gram) * (1.0 + gamma(8))) * float(powers_of_two(np.array([scale]))[0]) + _TINY
+    return _with_error(result, error)
+
+
+def _with_error(norm: float, error: Array | None) -> float:
+    r""":math:`\|A\|_2 + \|E\|_2 \le \|A\|_2 + \sqrt{\|E\|_1 \|E\|_\infty}`, rounded up; zero for zero."""
+    result = norm
     if error is not None:
-        # ||E||_2 <= sqrt(||E||_1 ||E||_inf)
-        count = sum(error.shape) + 8
-        product = float(error.sum(axis=0).max()) * float(error.sum(axis=1).max())
-        result += float(np.sqrt(product)) * (1.0 + gamma(2 * count))
-    return result * (1.0 + gamma(8))
+        # two roots: the product under a single one might underflow
+        roots = np.sqrt(error.sum(axis=0).max()) * np.sqrt(error.sum(axis=1).max())
+        result += float(roots) * (1.0 + gamma(2 * sum(error.shape) + 16))
+        result += _TINY if np.any(error) else 0.0
+    return result * (1.0 + gamma(16))
 
 
 def sharp_spectral_norm_bound(matrix: Array, error: Array | None = None) -> float:
@@ -158,11 +166,7 @@ def sharp_spectral_norm_bound(matrix: Array, error: Array | None = None) -> floa
     if square is None:
         return fallback
     result = float(np.sqrt(square) * (1.0 + gamma(8))) * factor
-    if error is not None:
-        count = sum(error.shape) + 8
-        product = float(error.sum(axis=0).max()) * float(error.sum(axis=1).max())
-        result += float(np.sqrt(product)) * (1.0 + gamma(2 * count))
-    return min(fallback, result * (1.0 + gamma(8)))
+    return min(fallback, _with_error(result + _TINY, error))
 
 
 def _largest_eigenvalue_bound(a: Array) -> float | None:

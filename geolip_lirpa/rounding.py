@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -28,7 +29,7 @@ def gamma(count: int) -> float:
 
 @dataclass(frozen=True)
 class Range:
-    """Magnitudes that non-zero numbers of a proof may have, so that no product of a few of them underflows or overflows.
+    """Magnitudes of the non-zero numbers of a proof, so that no product of a few of them underflows or overflows.
 
     Relative error bounds hold for normal numbers only; a proof that left them would count an underflow as exact.
     """
@@ -38,7 +39,7 @@ class Range:
 
     def holds(self, values: Array | Tensor) -> bool:
         """Whether every entry is zero or a finite number of such a size."""
-        size = abs(values)
+        size = torch.as_tensor(values).abs()
         return bool(((size == 0) | ((size >= self.smallest) & (size <= self.largest))).all())
 
     def __str__(self) -> str:
@@ -57,3 +58,13 @@ MULTIPLIER_RANGE = Range(1e-100, 1e100)
 SMALLEST_SLOPE = 1e-100
 #: Bound of what underflows in one entry of the matrix of a proof, for numbers in the ranges above.
 UNDERFLOW = 1e-190
+
+
+def lengths(vectors: Tensor) -> Tensor:
+    """Euclidean norms along the last axis, each vector scaled by a power of two so that no square leaves float64."""
+    largest = vectors.detach().abs().amax(dim=-1, keepdim=True)
+    # half of (mantissa * 2^e) / mantissa, exactly
+    power = largest / (2 * torch.frexp(largest).mantissa)
+    power = torch.where((largest > 0) & power.isfinite(), power, 1.0)
+    result: Tensor = (vectors / power).norm(dim=-1) * power[..., 0]
+    return result

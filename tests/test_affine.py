@@ -173,3 +173,14 @@ def test_parameters_are_copies() -> None:
     operator = affine.matmul_right(weight)
     weight.zero_()
     assert bool((operator.parameters[0] != 0).any())
+
+
+def test_coefficients_that_are_quotients_are_rounded() -> None:
+    """A column of the unit matrix meets one coefficient, and 1/3 is no float64."""
+    operators = [
+        affine.division(torch.tensor([3.0])),
+        affine.average_pool((3,), (3,), (0,)),
+        affine.reduction((0,), (3,), keepdim=True, mean=True),
+    ]
+    assert all(operator.parameter_roundings >= 1 for operator in operators)
+    assert affine.reduction((0,), (3,), keepdim=True, mean=False).parameter_roundings == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import subprocess
 import sys
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from geolip_lirpa.errors import ExtractionError, ModelError, UnsupportedOperator
 from geolip_lirpa.lirpa import bounded_module, extract_network, host_version, load_host
 from geolip_lirpa.lirpa.comparison import require_equal
 from geolip_lirpa.lirpa.compat import compute_bounds, needs_patches
+from geolip_lirpa.lirpa.fidelity import require_faithful
 from geolip_lirpa.lirpa.graph import BUILDERS, extract
 from geolip_lirpa.lirpa.host import read_graph
 from geolip_lirpa.network import AffineOperator
@@ -198,6 +200,14 @@ class TestSoftmax:
         with pytest.raises(UnsupportedOperatorError, match=r"Bound(Softmax|Exp|Reciprocal|Div)"):
             extract_network(bounded_module(module, (1, 4)), logits=True)
 
+    @pytest.mark.parametrize("between", [nn.Identity(), nn.Flatten()])
+    def test_only_one_is_left_out(self, between: nn.Module) -> None:
+        module = nn.Sequential(nn.Linear(4, 3), nn.Softmax(dim=1), between, nn.Softmax(dim=1))
+        with pytest.raises(
+            UnsupportedOperatorError, match=r"softmax again.*one softmax only.*final_node_name='([^']+)'"
+        ):
+            extract_network(bounded_module(module, (1, 4)), logits=True)
+
     def test_log_softmax_names_the_way_out(self) -> None:
         module = nn.Sequential(nn.Linear(4, 3), nn.LogSoftmax(dim=1))
         with pytest.raises(ExtractionError, match=r"LogSoftmax.*logits"):
@@ -310,6 +320,80 @@ def test_builder_finds_what_the_host_ignores() -> None:
         extract_network(bounded)
 
 
+class Beside(nn.Module):
+    """A function beside an output and a bias that are far larger."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([1e7 * x.flatten(1)[:, :1], self.function(x).flatten(1)], 1)
+
+
+DROPPED: dict[str, tuple[Callable[[Tensor], Tensor], tuple[int, ...], str]] = {
+    "divisor": (nn.AvgPool2d(2, divisor_override=1), (1, 1, 4, 4), "divisor_override=1 is dropped"),
+    "threshold": (nn.Softplus(threshold=0.5), (1, 3), "threshold=0.5"),
+    "threshold of a function": (lambda x: nn.functional.softplus(x, 1.0, 12.0), (1, 3), "threshold=12"),
+}
+
+
+@pytest.mark.parametrize("name", DROPPED)
+def test_settings_the_exporter_drops_are_refused(name: str) -> None:
+    function, shape, message = DROPPED[name]
+    with pytest.raises(UnsupportedOperatorError, match=message):
+        bounded_module(Beside(function), shape)
+
+
+@pytest.mark.parametrize("beta", [0.5, 3.0])
+def test_beta_of_a_softplus_is_kept(beta: float) -> None:
+    module = nn.Sequential(nn.Linear(3, 3), nn.Softplus(beta=beta))
+    network = extract_network(bounded_module(module, (1, 3)))
+    x = torch.randn(5, 3, dtype=torch.float64)
+    assert torch.allclose(network.forward(x), copy.deepcopy(module).double()(x), rtol=0, atol=1e-7)
+
+
+def test_a_large_output_hides_no_difference_of_another() -> None:
+    module = Beside(nn.Tanh())
+    bounded = bounded_module(module, (1, 3))
+    require_faithful(bounded, module, (1, 3))
+    with pytest.raises(ExtractionError, match=r"something else.*output 1 moves"):
+        require_faithful(bounded, Beside(lambda x: torch.tanh(1.0001 * x)), (1, 3))
+
+
+def test_a_large_bias_hides_no_difference() -> None:
+    bounded = bounded_module(nn.Sequential(nn.Tanh(), Function(lambda x: x + 2.0**20)), (1, 3))
+    with pytest.raises(ExtractionError, match="output 0 moves"):
+        require_faithful(bounded, Function(lambda x: 1.1 * torch.tanh(x) + 2.0**20), (1, 3))
+
+
+def test_a_module_without_float64_is_compared_in_float32_alone() -> None:
+    weight = torch.randn(3, 2)
+    module = Function(lambda x: torch.relu(x) @ weight)
+    assert extract_network(bounded_module(module, (1, 3))).output_size == 2
+
+
+@pytest.mark.parametrize("narrow", [torch.float16, torch.bfloat16, torch.int32])
+def test_rounding_inside_is_refused(narrow: torch.dtype) -> None:
+    module = Function(lambda x, a: torch.relu(a(x)).to(narrow).to(torch.float32), nn.Linear(3, 2))
+    with pytest.raises((UnsupportedOperatorError, ExtractionError), match=r"BoundCast|cannot read"):
+        extract_network(bounded_module(module, (1, 3)))
+
+
+def test_rounding_of_a_double_model_is_refused() -> None:
+    module = Function(lambda x, a: torch.relu(a(x).float()).double(), nn.Linear(3, 2).double())
+    with pytest.raises((UnsupportedOperatorError, ExtractionError), match=r"BoundCast.*narrower"):
+        extract_network(bounded_module(module, (1, 3)))
+
+
+def test_outputs_that_overflow_are_told() -> None:
+    module = nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 2))
+    for parameter in module.parameters():
+        parameter.data.fill_(1e30)
+    with pytest.raises(ModelError, match="outputs are not finite"):
+        bounded_module(module, (1, 3))
+
+
 def test_builder_names_operations_the_host_does_not_know(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ExtractionError, match=r"cannot read this module.*onnx::PRelu"):
         bounded_module(nn.Sequential(nn.Linear(4, 4), nn.PReLU(4)), (1, 4))
@@ -378,7 +462,7 @@ class TestHost:
         assert done.stdout.startswith("HostUnavailableError"), done.stderr
         assert "pip install --no-deps auto-lirpa" in done.stdout
 
-    @pytest.mark.parametrize(("version", "old"), [("0.3", True), ("0.3.1", True), ("0.4", False), ("0.7.1", False)])
+    @pytest.mark.parametrize(("version", "old"), [("0.3", True), ("0.4.0", True), ("0.5.0", False), ("0.7.1", False)])
     def test_patches_are_for_old_versions(self, version: str, old: bool) -> None:
         assert needs_patches(version) is old
 

@@ -237,6 +237,60 @@ def test_broken_files_are_refused(tmp_path: Path, name: str) -> None:
     assert str(path) in str(caught.value)
 
 
+def ending(*kinds: str) -> Any:
+    """A matrix product and these operators after it."""
+    names = ["h", *(f"v{i}" for i in range(len(kinds) - 1)), "y0"]
+    nodes = [helper.make_node("MatMul", ["x", "W"], ["h"])]
+    for i, kind in enumerate(kinds):
+        nodes.append(helper.make_node(kind, [names[i]], [names[i + 1]]))
+    return small_model(nodes, {"W": np.arange(6, dtype=np.float32).reshape(3, 2) - 2})
+
+
+@pytest.mark.parametrize(
+    "kinds", [("Softmax",), ("LogSoftmax",), ("Softmax", "Identity"), ("Relu", "Softmax", "Flatten")]
+)
+def test_one_softmax_is_left_out(tmp_path: Path, kinds: tuple[str, ...]) -> None:
+    module = load_onnx(saved(tmp_path, ending(*kinds)), logits=True).module
+    x = torch.randn(4, 3)
+    logits = x @ (torch.arange(6.0).reshape(3, 2) - 2)
+    assert torch.allclose(module(x), torch.relu(logits) if "Relu" in kinds else logits, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "kinds", [("Softmax", "Softmax"), ("Softmax", "LogSoftmax"), ("Softmax", "Identity", "Softmax")]
+)
+def test_a_softmax_of_a_softmax_is_refused(tmp_path: Path, kinds: tuple[str, ...]) -> None:
+    with pytest.raises(ModelError, match=r"'y0' works on Softmax 'v0', a softmax again.*only one is left out"):
+        load_onnx(saved(tmp_path, ending(*kinds)), logits=True)
+
+
+@pytest.mark.parametrize(
+    ("element", "narrow"),
+    [
+        (TensorProto.FLOAT, TensorProto.FLOAT16),
+        (TensorProto.FLOAT, TensorProto.BFLOAT16),
+        (TensorProto.FLOAT, TensorProto.INT32),
+        (TensorProto.DOUBLE, TensorProto.FLOAT),
+    ],
+)
+def test_casts_that_round_are_refused(tmp_path: Path, element: int, narrow: int) -> None:
+    nodes = [
+        helper.make_node("Cast", ["x"], ["h"], to=narrow, name="rounding"),
+        helper.make_node("Cast", ["h"], ["y0"], to=element),
+    ]
+    with pytest.raises(ModelError, match=f"'rounding' rounds to ONNX element type {narrow}"):
+        load_onnx(saved(tmp_path, small_model(nodes, element=element)))
+
+
+def test_casts_that_widen_are_read(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Cast", ["x"], ["h"], to=TensorProto.DOUBLE),
+        helper.make_node("Cast", ["h"], ["y0"], to=TensorProto.FLOAT),
+    ]
+    x = torch.randn(2, 3)
+    assert torch.equal(load_onnx(saved(tmp_path, small_model(nodes))).module(x), x)
+
+
 def test_missing_file_and_directory(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="no such file"):
         load_onnx(tmp_path / "nothing.onnx")

@@ -19,10 +19,13 @@ from typing import TypeVar
 import numpy as np
 
 from geolip_lirpa.forms import Forms
-from geolip_lirpa.positive_definite import sharp_spectral_norm_bound
+from geolip_lirpa.positive_definite import powers_of_two, sharp_spectral_norm_bound
 from geolip_lirpa.rounding import Array, gamma
 from geolip_lirpa.sdp import SdpInstance
 from geolip_lirpa.types import Norm, OutputNorm
+
+# Far above what the products of one sum can lose to underflow.
+_TINY = 1e-290
 
 #: An upper bound of an operator norm, from a matrix and its entrywise error bounds.
 _NormBound = Callable[[Array, Array], float]
@@ -51,10 +54,15 @@ def norm_product(instance: SdpInstance) -> float:
     with np.errstate(over="ignore", invalid="ignore"):
         for l in range(1, len(forms.kept)):
             parts = [
-                inner(*_scaled(forms, l, s)) * radii[s] for s in range(l) if (l, s) in forms.hidden and radii[s] > 0
+                _product(inner(*_scaled(forms, l, s)), radii[s])
+                for s in range(l)
+                # a NaN, from overflow, must not be passed over
+                if (l, s) in forms.hidden and radii[s] != 0
             ]
             radii.append(_sum(parts))
-        parts = [outer(block, _error(forms.output_error, s, block)) * radii[s] for s, block in forms.output.items()]
+        parts = [
+            _product(outer(block, _error(forms.output_error, s, block)), radii[s]) for s, block in forms.output.items()
+        ]
         return _finite(_sum(parts))
 
 
@@ -80,7 +88,8 @@ def entrywise_bound(instance: SdpInstance) -> float:
             kappa = _steepest(forms, l)
             sources = [s for s in range(l) if (l, s) in forms.hidden]
             blocks = {s: (forms.hidden[l, s], _error(forms.hidden_error, (l, s), forms.hidden[l, s])) for s in sources}
-            radii.append(_radii(blocks, radii, len(kappa), box) * kappa * (1.0 + gamma(4)))
+            reached = _radii(blocks, radii, len(kappa), box)
+            radii.append(reached * kappa * (1.0 + gamma(4)) + _TINY * ((reached != 0) & (kappa != 0)))
         outputs = {s: (block, _error(forms.output_error, s, block)) for s, block in forms.output.items()}
         rows = _radii(outputs, radii, forms.rows, box)
         return _finite(_vector_norm(rows, instance.output))
@@ -101,9 +110,9 @@ def _steepest(forms: Forms, l: int) -> Array:
 def _scaled(forms: Forms, l: int, s: int) -> tuple[Array, Array]:
     r""":math:`\mathrm{diag}(\kappa) V` and its error: that of V, and one rounding where kappa is not 0 or 1."""
     block, kappa = forms.hidden[l, s], _steepest(forms, l)[:, None]
-    product = kappa * block
-    rounded = np.where((kappa == 0) | (kappa == 1), 0.0, gamma(1))
-    return product, kappa * _error(forms.hidden_error, (l, s), block) * (1.0 + gamma(4)) + rounded * np.abs(product)
+    product, error = kappa * block, _error(forms.hidden_error, (l, s), block)
+    rounding = gamma(1) * np.abs(product) + _TINY * ((block != 0) | (error != 0))
+    return product, kappa * error * (1.0 + gamma(4)) + np.where((kappa == 0) | (kappa == 1), 0.0, rounding)
 
 
 # --- norms, rounded up ------------------------------------------------------------------------------------------------
@@ -114,13 +123,26 @@ def _sum(parts: list[float]) -> float:
     return float(np.sum(parts)) * (1.0 + gamma(len(parts) + 8)) if parts else 0.0
 
 
+def _product(first: float, second: float) -> float:
+    """Product of two non-negative numbers that underflow makes no smaller."""
+    return 0.0 if first == 0 or second == 0 else first * second + _TINY
+
+
 def _row_sums(block: Array, error: Array) -> Array:
     return np.asarray((np.abs(block) + error).sum(axis=1) * (1.0 + gamma(block.shape[1] + 8)))
 
 
 def _row_lengths(block: Array, error: Array) -> Array:
-    absolute = np.abs(block) + error
-    return np.asarray(np.sqrt((absolute * absolute).sum(axis=1)) * (1.0 + gamma(block.shape[1] + 8)))
+    return _lengths(np.abs(block) + error)
+
+
+def _lengths(rows: Array) -> Array:
+    """Euclidean norms of rows of non-negative numbers, scaled by powers of two so that no square leaves float64."""
+    largest = rows.max(axis=1, initial=0.0)
+    powers = powers_of_two(largest)
+    scaled = rows / powers[:, None]
+    lengths = np.sqrt((scaled * scaled).sum(axis=1)) * (1.0 + gamma(rows.shape[1] + 12))
+    return np.asarray(lengths * powers + _TINY * (largest != 0))
 
 
 def _largest_row_sum(block: Array, error: Array) -> float:
@@ -150,7 +172,7 @@ def _output_rule(output: OutputNorm, box: bool) -> _NormBound:
 def _vector_norm(sizes: Array, output: OutputNorm) -> float:
     """Norm of a vector of non-negative numbers; a single row is its own norm."""
     by_sum = output is OutputNorm.L1 or len(sizes) == 1
-    total = sizes.sum() if by_sum else np.sqrt((sizes * sizes).sum())
+    total = sizes.sum() if by_sum else _lengths(sizes[None])[0]
     return float(total) * (1.0 + gamma(len(sizes) + 8))
 
 
@@ -161,7 +183,10 @@ def _radii(blocks: dict[int, tuple[Array, Array]], radii: list[Array], count: in
         if s == 0:
             total += _row_sums(block, error) if box else _row_lengths(block, error)
         else:
-            total += ((np.abs(block) + error) @ radii[s]) * (1.0 + gamma(block.shape[1] + 8))
+            absolute = np.abs(block) + error
+            total += (absolute @ radii[s]) * (1.0 + gamma(block.shape[1] + 8))
+            # products that underflow
+            total += _TINY * ((absolute != 0) @ (radii[s] != 0))
     return total * (1.0 + gamma(len(blocks) + 4))
 
 

@@ -64,7 +64,7 @@ def _outcome(path: Path, model: Path) -> CheckOutcome:
         reason = str(error)
     if certificate is not None and reason is None:
         loaded = load_model(model, logits)
-        bounds, reason = _prove(certificate, loaded, logits, final_node)
+        bounds, reason = _prove(certificate, loaded, final_node)
     return CheckOutcome(
         subject=Subject(str(model), "" if loaded is None else loaded.sha256, logits, final_node),
         path=str(path),
@@ -76,12 +76,10 @@ def _outcome(path: Path, model: Path) -> CheckOutcome:
     )
 
 
-def _prove(
-    certificate: Certificate, model: LoadedModel, logits: bool, final_node: str | None
-) -> tuple[Bounds | None, str | None]:
+def _prove(certificate: Certificate, model: LoadedModel, final_node: str | None) -> tuple[Bounds | None, str | None]:
     """The proven bounds, or the reason why there are none."""
     try:
-        bounds = check_certificate(certificate, model.bounded, logits=logits, final_node_name=final_node)
+        bounds = check_certificate(certificate, model.bounded, final_node_name=final_node)
     except (CertificateError, SpecificationError) as error:
         # the model has been read without complaint, so that a bad specification can only be the certificate's
         return None, str(error)

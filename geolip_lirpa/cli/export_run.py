@@ -27,7 +27,7 @@ def run_export(request: ExportRequest) -> ExitCode:
     """
     with only_results_on_stdout(request.debug):
         model = load_model(request.model, request.logits)
-        network = extract_network(model.bounded, request.final_node, request.logits)
+        network = extract_network(model.bounded, request.final_node)
         written = export_instance(_instance(network, request), request.out, request.file_format, request.form)
     print_note(_summary(request, written), request.quiet)
     return ExitCode.OK

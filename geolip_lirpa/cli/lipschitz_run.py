@@ -75,7 +75,7 @@ def _all_finite(result: LipschitzResult) -> bool:
 def _outcome(request: LipschitzRequest) -> LipschitzOutcome:
     canonical_solver_name(request.solver)
     model = load_model(request.model, request.logits)
-    count = extract_network(model.bounded, request.final_node, request.logits).output_size
+    count = extract_network(model.bounded, request.final_node).output_size
     outputs = tuple(range(count) if request.rows is None else select_rows(request.rows, count))
     image = None if request.region is None else read_image(request.region.data, request.region.index, model.input_shape)
     result, interrupted = _compute(request, model, _unit_rows(outputs, count), image)
@@ -143,7 +143,6 @@ def _bound(
         bound_method="crown" if request.region is None else request.region.bound_method,
         tie=request.tie,
         relative_gap=request.gap,
-        logits=request.logits,
         final_node_name=request.final_node,
         seed=request.seed,
         progress=progress,

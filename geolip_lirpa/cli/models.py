@@ -35,7 +35,7 @@ def load_model(path: Path, logits: bool) -> LoadedModel:
 
     Args:
         path: the file.
-        logits: leave out a softmax at the end.
+        logits: leave out the softmax at the end; done here, so that nothing else may cut another one.
 
     Raises:
         ModelError: unreadable or invalid.

@@ -12,9 +12,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from geolip_lirpa.crown import InputSet, crown_bounds
+from geolip_lirpa.crown import crown_bounds
 from geolip_lirpa.errors import SpecificationError
-from geolip_lirpa.interval import Bounds, ball_bounds, interval_bounds
+from geolip_lirpa.interval import Bounds, InputSet, ball_bounds, interval_bounds
 from geolip_lirpa.lirpa.graph import extract_network
 from geolip_lirpa.lirpa.perturbation import Perturbation, perturbation_of
 from geolip_lirpa.network import Network

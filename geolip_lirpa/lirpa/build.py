@@ -13,8 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from geolip_lirpa.errors import ExtractionError, ModelError
+from geolip_lirpa.errors import ExtractionError, ModelError, UnsupportedOperatorError
+from geolip_lirpa.lirpa.attributes import DroppedAttributes
 from geolip_lirpa.lirpa.compat import load_host, quiet_host, register_exporter_symbols
+from geolip_lirpa.lirpa.fidelity import require_faithful
 from geolip_lirpa.onnx_model import OnnxModel
 
 # matrix mode serves every graph and float64; patches mode is faster for deep convolutional networks only
@@ -39,7 +41,8 @@ def bounded_module(
     Raises:
         HostUnavailableError: auto_LiRPA is missing.
         ExtractionError: auto_LiRPA cannot read the module, or computes something else.
-        ModelError: a parameter holds NaN or infinity, or the module fails on that shape.
+        UnsupportedOperatorError: the module uses a setting that torch's exporter drops.
+        ModelError: a parameter holds NaN or infinity, the outputs are not finite, or the module fails on that shape.
     """
     host = load_host()
     module, shape = _module_and_shape(model, input_shape)
@@ -51,6 +54,7 @@ def bounded_module(
     with quiet_host(), torch.no_grad():
         for x, y in zip(reversed(probes), reversed(expected), strict=True):
             _require_same(y, bounded(x))
+        require_faithful(bounded, module, shape)
     return bounded
 
 
@@ -119,14 +123,21 @@ def _probes(module: nn.Module, shape: tuple[int, ...], device: torch.device | st
 
 def _forward(module: nn.Module, x: Tensor) -> Tensor:
     try:
-        with torch.no_grad():
+        with torch.no_grad(), DroppedAttributes():
             output = module(x)
+    except UnsupportedOperatorError:
+        raise
     except Exception as error:
         raise ModelError(
             f"the module fails on an input of shape {tuple(x.shape)}: {error}. Pass input_shape=(1, *sample)."
         ) from error
     if not isinstance(output, Tensor):
         raise ModelError(f"the module yields {type(output).__name__}; expected one tensor.")
+    if not bool(output.isfinite().all()):
+        raise ModelError(
+            f"the module's outputs are not finite at inputs of size {float(x.abs().max()):.3g}: its weights overflow "
+            f"{x.dtype}, or it leaves the domain of an operation. Rescale the weights, or convert it to float64."
+        )
     return output
 
 

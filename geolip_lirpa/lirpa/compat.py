@@ -1,10 +1,11 @@
-"""Find, check and import auto_LiRPA; let PyPI's 0.3 run under current torch and numpy.
+"""Find, check and import auto_LiRPA; let 0.3 (PyPI's) and 0.4 run under current torch and numpy.
 
 Place in the data flow: level 4, the only module that imports auto_LiRPA; the rest of the folder asks `load_host`.
 
 Version 0.3 (the only one on PyPI) uses four names that left torch and numpy after 2022. They are supplied as narrowly
 as the host allows: two only while the host is imported, one only while it parses a graph, and one as a wider signature
-of the host's own method. Version 0.4 and later are left alone.
+of the host's own method. Version 0.4 needs the first of them as well and gets the same help; 0.5 and later are left
+alone.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ import torch
 from geolip_lirpa.errors import HostUnavailableError
 
 _PACKAGE = "auto_LiRPA"
-_FIRST_UNPATCHED = (0, 4)
+_FIRST_UNPATCHED = (0, 5)
 _INSTALL = (
     "Install it with `pip install --no-deps auto-lirpa` (version 0.3), or put a source checkout of a later version "
     "on PYTHONPATH together with what its setup.py requires."
@@ -88,7 +89,7 @@ def prepare_host() -> None:
 
 
 def needs_patches(version: str) -> bool:
-    """True for versions before 0.4."""
+    """True for versions before 0.5."""
     number = re.match(r"(\d+)\.(\d+)", version)
     return number is not None and (int(number[1]), int(number[2])) < _FIRST_UNPATCHED
 
@@ -157,7 +158,7 @@ def _source_version(origin: str | None) -> str | None:
 
 @contextlib.contextmanager
 def _missing_names(version: str) -> Iterator[None]:
-    """Names that 0.3 imports from torch and numpy without needing them afterwards."""
+    """Names that old versions import from torch and numpy without needing them afterwards."""
     if not needs_patches(version):
         yield
         return
@@ -220,7 +221,7 @@ def _node_attribute(node: Any, key: str) -> Any:
 
 
 def _patch_host() -> None:
-    """Let 0.3 parse graphs and list parameters under torch 2."""
+    """Let old versions parse graphs and list parameters under torch 2."""
     general: Any = importlib.import_module(f"{_PACKAGE}.bound_general")
     general.parse_module = _with_node_attributes(general.parse_module)
     general.BoundedModule._named_members = _with_remove_duplicate(general.BoundedModule._named_members)

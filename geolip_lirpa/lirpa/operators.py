@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
+import torch
+
 from geolip_lirpa import affine
 from geolip_lirpa.activations import SiLU
 from geolip_lirpa.lirpa.builder import Builder, View
@@ -33,6 +35,11 @@ def _dropout(view: View) -> int:
 def _cast(view: View) -> int:
     if not view.output.is_floating_point():
         raise view.refusal(f"it casts to {view.output.dtype}; supported are float types")
+    own = view.graph.sample.dtype
+    if torch.finfo(view.output.dtype).eps > torch.finfo(own).eps:
+        raise view.refusal(
+            f"it rounds to {view.output.dtype}, narrower than the model's {own}: a step function without finite slopes"
+        )
     return _identity(view)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from geolip_lirpa.errors import ExtractionError
+from geolip_lirpa.errors import ExtractionError, UnsupportedOperatorError
 from geolip_lirpa.lirpa.host import kind_of, nodes_of
 
 _WHOLE = ("BoundSoftmax", "BoundLogSoftmax")
@@ -29,7 +29,12 @@ def softmax_input(node: Any) -> Any | None:
 
 
 def find_logits(lirpa_model: Any, final_node_name: str | None) -> str:
-    """Name of the node that feeds the softmax at the end, or of the end itself where there is none."""
+    """Name of the node that feeds the softmax at the end, or of the end itself where there is none.
+
+    Raises:
+        ExtractionError: there is no such node.
+        UnsupportedOperatorError: the node that feeds it is a softmax again.
+    """
     name = str(getattr(lirpa_model, "final_name", None)) if final_node_name is None else final_node_name
     nodes = nodes_of(lirpa_model)
     if name not in nodes:
@@ -38,7 +43,23 @@ def find_logits(lirpa_model: Any, final_node_name: str | None) -> str:
     while kind_of(node) in _PASSING and softmax_input(node.inputs[0]) is not None:
         node = node.inputs[0]
     found = softmax_input(node)
-    return str(node.name if found is None else found.name)
+    if found is None:
+        return str(node.name)
+    _refuse_second(node, found)
+    return str(found.name)
+
+
+def _refuse_second(node: Any, found: Any) -> None:
+    end = found
+    while kind_of(end) in _PASSING:
+        end = end.inputs[0]
+    below = softmax_input(end)
+    if below is not None:
+        raise UnsupportedOperatorError(
+            f"node '{node.name}' is a softmax of node '{end.name}' ({kind_of(end)}), a softmax again, which is neither "
+            "an affine map nor a slope-restricted activation; logits=True leaves out one softmax only. Remove one from "
+            f"the model, or name the end: final_node_name='{below.name}'."
+        )
 
 
 def _numerator(node: Any) -> Any | None:
