@@ -39,7 +39,7 @@ class Range:
 
     def holds(self, values: Array | Tensor) -> bool:
         """Whether every entry is zero or a finite number of such a size."""
-        size = torch.as_tensor(values).abs()
+        size = values.abs().numpy() if isinstance(values, Tensor) else np.abs(values)
         return bool(((size == 0) | ((size >= self.smallest) & (size <= self.largest))).all())
 
     def __str__(self) -> str:
