@@ -1,13 +1,15 @@
-r"""Dense affine forms of a network's increments over the variables of the semidefinite program.
+r"""Affine forms of a network's increments over the variables of the semidefinite program, block by block.
 
 Place in the data flow: level 4, ``Network + SlopeIntervals -> Forms``; part of the trusted base. Unit columns are sent
-through the graph; beside each value runs a bound on its rounding error, from the operators' declared numbers of
-roundings and their absolute values (`AffineOperator.magnitude`).
+through the graph, as many at a time as a fixed amount of memory allows; beside each value runs a bound on its rounding
+error, from the operators' declared numbers of roundings and their absolute values (`AffineOperator.magnitude`). Blocks
+that are mostly zero, as those of convolutions, are stored without their zeros.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -15,14 +17,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from geolip_lirpa.activations.base import SlopeInterval
+from geolip_lirpa.blocks import Block, compact, dense, join_columns, nonzero_columns, nonzero_rows, select
 from geolip_lirpa.errors import SpecificationError
 from geolip_lirpa.network import AffineOperator, Network
 from geolip_lirpa.rounding import FORM_RANGE, PARAMETER_RANGE, SMALLEST_SLOPE, Array, gamma
 
+# Bytes of one node's values for the unit columns that are sent through the graph together.
+_CHUNK_BYTES = 2**26
+
 
 @dataclass(frozen=True)
 class Forms:
-    """Dense affine forms over ``y = (w, dz_1, .., dz_L)``, block by block, with rounding error bounds.
+    """Affine forms over ``y = (w, dz_1, .., dz_L)``, block by block, with rounding error bounds.
 
     Block 0 holds the inputs with positive scale that somebody reads, block l >= 1 the neurons of activation l - 1 that
     are *free*: slope interval of positive width, a non-zero pre-activation form and an effect on the output. All other
@@ -30,8 +36,8 @@ class Forms:
 
     Args:
         kept: per block, positions of its variables within the flattened input or activation.
-        hidden: ``hidden[l, s]`` is V's block (free neurons of block l) x (variables of block s); absent means zero.
-        hidden_error: entrywise error bounds of the same keys; absent means exact.
+        blocks: ``blocks[l, s]`` is V's block (free neurons of block l) x (variables of block s); absent means zero.
+        block_errors: entrywise error bounds of the same keys; absent means exact.
         output: ``output[s]``, (m, variables of block s); absent means zero.
         output_error: likewise.
         lower: per block l >= 1 (index l - 1), slopes alpha of its free neurons.
@@ -39,8 +45,8 @@ class Forms:
     """
 
     kept: tuple[NDArray[np.int64], ...]
-    hidden: dict[tuple[int, int], Array]
-    hidden_error: dict[tuple[int, int], Array]
+    blocks: dict[tuple[int, int], Block]
+    block_errors: dict[tuple[int, int], Block]
     output: dict[int, Array]
     output_error: dict[int, Array]
     lower: tuple[Array, ...]
@@ -51,6 +57,16 @@ class Forms:
     def __post_init__(self) -> None:
         sizes = [len(k) for k in self.kept]
         object.__setattr__(self, "offsets", tuple(int(v) for v in np.concatenate([[0], np.cumsum(sizes)])))
+
+    @cached_property
+    def hidden(self) -> dict[tuple[int, int], Array]:
+        """V's blocks as plain arrays."""
+        return {key: dense(block) for key, block in self.blocks.items()}
+
+    @cached_property
+    def hidden_error(self) -> dict[tuple[int, int], Array]:
+        """Their error bounds as plain arrays."""
+        return {key: dense(error) for key, error in self.block_errors.items()}
 
     @property
     def size(self) -> int:
@@ -176,8 +192,8 @@ class FormBlocks:
     input_scale: Tensor
     kept: tuple[NDArray[np.int64], ...]
     column_scale: Tensor | None
-    hidden: dict[tuple[int, int], Array]
-    hidden_error: dict[tuple[int, int], Array]
+    hidden: dict[tuple[int, int], Block]
+    hidden_error: dict[tuple[int, int], Block]
     output: dict[int, _Flow]
 
     def belong_to(self, network: Network, slopes: tuple[SlopeInterval, ...], input_scale: Tensor) -> bool:
@@ -219,19 +235,44 @@ def build_blocks(network: Network, slopes: tuple[SlopeInterval, ...], input_scal
     column_scale = None if bool((scale == 1).all()) else scale
     blocks = FormBlocks(network, slopes, input_scale, tuple(kept), column_scale, {}, {}, {})
     for s, variables in enumerate(kept):
-        if len(variables) == 0:
-            continue
-        source = 0 if s == 0 else network.activations[s - 1]
-        columns = _unit_columns(network.nodes[source].shape, variables)
-        reached, final = _push(network, slopes, source, columns)
-        for number, flow in reached.items():
-            block, error = _block_and_error(flow, column_scale if s == 0 else None, kept[number + 1])
-            blocks.hidden[number + 1, s] = block
-            if error is not None:
-                blocks.hidden_error[number + 1, s] = error
-        if final is not None:
-            blocks.output[s] = final
+        if len(variables) > 0:
+            _add_source(blocks, s)
     return blocks
+
+
+def _add_source(blocks: FormBlocks, s: int) -> None:
+    """Fill in all blocks over the variables of block s."""
+    network, variables = blocks.network, blocks.kept[s]
+    source = 0 if s == 0 else network.activations[s - 1]
+    count = max(1, _CHUNK_BYTES // (8 * max(node.size for node in network.nodes)))
+    parts: dict[int, list[Block]] = {}
+    errors: dict[int, list[Block | None]] = {}
+    outputs: list[_Flow] = []
+    for first in range(0, len(variables), count):
+        chosen = variables[first : first + count]
+        scale = blocks.column_scale[first : first + count] if s == 0 and blocks.column_scale is not None else None
+        reached, final = _push(network, blocks.slopes, source, _unit_columns(network.nodes[source].shape, chosen))
+        for number, flow in reached.items():
+            block, error = _block_and_error(flow, scale, blocks.kept[number + 1])
+            parts.setdefault(number + 1, []).append(compact(block))
+            errors.setdefault(number + 1, []).append(None if error is None else compact(error))
+        if final is not None:
+            outputs.append(final)
+    for l, found in parts.items():
+        blocks.hidden[l, s] = join_columns(found)
+        if any(error is not None for error in errors[l]):
+            exact = [
+                compact(np.zeros(part.shape)) if e is None else e for part, e in zip(found, errors[l], strict=True)
+            ]
+            blocks.hidden_error[l, s] = join_columns(exact)
+    if outputs:
+        blocks.output[s] = _joined(outputs)
+
+
+def _joined(flows: list[_Flow]) -> _Flow:
+    value = torch.cat([f.value for f in flows])
+    magnitude = torch.cat([f.magnitude for f in flows])
+    return _Flow(value, magnitude, max(f.roundings for f in flows))
 
 
 def _output_block(flow: _Flow, scale: Tensor | None, rows: Tensor) -> tuple[Array, Array | None]:
@@ -251,23 +292,21 @@ def _widened(upper: Array) -> Array:
     return np.where(tiny, np.where(upper > 0, SMALLEST_SLOPE, 0.0), upper)
 
 
-def _nonzero_rows(forms: Forms, l: int) -> NDArray[np.bool_]:
+def _read_rows(forms: Forms, l: int) -> NDArray[np.bool_]:
     mask = np.zeros(len(forms.kept[l]), dtype=bool)
-    for (row, _), block in forms.hidden.items():
-        if row == l:
-            mask |= (block != 0).any(axis=1)
-    for (row, _), error in forms.hidden_error.items():
-        if row == l:
-            mask |= (error != 0).any(axis=1)
+    for table in (forms.blocks, forms.block_errors):
+        for (row, _), block in table.items():
+            if row == l:
+                mask |= nonzero_rows(block)
     return mask
 
 
-def _nonzero_columns(forms: Forms, s: int) -> NDArray[np.bool_]:
+def _read_columns(forms: Forms, s: int) -> NDArray[np.bool_]:
     mask = np.zeros(len(forms.kept[s]), dtype=bool)
-    for table in (forms.hidden, forms.hidden_error):
+    for table in (forms.blocks, forms.block_errors):
         for (_, column), block in table.items():
             if column == s:
-                mask |= (block != 0).any(axis=0)
+                mask |= nonzero_columns(block)
     for outputs in (forms.output, forms.output_error):
         if s in outputs:
             mask |= (outputs[s] != 0).any(axis=0)
@@ -277,9 +316,8 @@ def _nonzero_columns(forms: Forms, s: int) -> NDArray[np.bool_]:
 def _restrict(forms: Forms, l: int, mask: NDArray[np.bool_]) -> Forms:
     """Drop variables of block l, as rows of V and as columns everywhere."""
 
-    def cut(table: dict[tuple[int, int], Array]) -> dict[tuple[int, int], Array]:
-        rows = {k: (b[mask] if k[0] == l else b) for k, b in table.items()}
-        return {k: (b[:, mask] if k[1] == l else b) for k, b in rows.items()}
+    def cut(table: dict[tuple[int, int], Block]) -> dict[tuple[int, int], Block]:
+        return {k: select(b, mask if k[0] == l else None, mask if k[1] == l else None) for k, b in table.items()}
 
     def cut_output(table: dict[int, Array]) -> dict[int, Array]:
         return {s: (b[:, mask] if s == l else b) for s, b in table.items()}
@@ -288,7 +326,7 @@ def _restrict(forms: Forms, l: int, mask: NDArray[np.bool_]) -> Forms:
     lower = tuple(a[mask] if s == l - 1 else a for s, a in enumerate(forms.lower))
     upper = tuple(a[mask] if s == l - 1 else a for s, a in enumerate(forms.upper))
     return Forms(
-        kept, cut(forms.hidden), cut(forms.hidden_error), cut_output(forms.output), cut_output(forms.output_error),
+        kept, cut(forms.blocks), cut(forms.block_errors), cut_output(forms.output), cut_output(forms.output_error),
         lower, upper, forms.rows,
     )  # fmt: skip
 
@@ -301,11 +339,11 @@ def _prune(forms: Forms) -> Forms:
     nobody reads may as well be zero.
     """
     for l in range(1, len(forms.kept)):
-        mask = _nonzero_rows(forms, l)
+        mask = _read_rows(forms, l)
         if not mask.all():
             forms = _restrict(forms, l, mask)
     for l in reversed(range(len(forms.kept))):
-        mask = _nonzero_columns(forms, l)
+        mask = _read_columns(forms, l)
         if not mask.all():
             forms = _restrict(forms, l, mask)
     return forms

@@ -12,8 +12,8 @@ from scipy.linalg import eigvalsh, lapack
 
 from geolip_lirpa.rounding import Array, gamma
 
-# Far above everything that underflow can add in a matrix of up to 1e6 rows with entries below 1e100 (eta = 2^-1074).
-_UNDERFLOW = 1e-200
+#: Far above everything that underflow can add in a matrix of up to 1e6 rows with entries below 1e100 (eta = 2^-1074).
+UNDERFLOW_IN_CHOLESKY = 1e-200
 # Far above what scaling a norm back can lose to underflow.
 _TINY = 1e-290
 # Rows of a Gram matrix whose largest eigenvalue is worth a factorisation.
@@ -36,73 +36,35 @@ def cholesky_error(size: int, trace: float) -> float:
     multiply by the reciprocal of a pivot instead of dividing by it.
     """
     phi = gamma(2 * size + 16)
-    return float(phi / (1.0 - phi) * trace * (1.0 + gamma(size + 8))) + _UNDERFLOW
+    return float(phi / (1.0 - phi) * trace * (1.0 + gamma(size + 8))) + UNDERFLOW_IN_CHOLESKY
 
 
-def is_positive_semidefinite(matrix: Array, error: float, leading: int = 0) -> bool:
-    r"""Prove that every symmetric matrix within `error` (spectral norm) of `matrix` is positive semidefinite.
+def is_positive_semidefinite(matrix: Array, error: float) -> bool:
+    """Prove that every symmetric matrix within `error` (spectral norm) of `matrix` is positive semidefinite.
 
     Args:
         matrix: (n, n) float64, symmetric. Overwritten.
         error: bound on the spectral norm of (true matrix - matrix), non-negative.
-        leading: size of a leading block that is diagonal (the inputs of a program); it is eliminated by hand, which
-            saves most of the work. Where the block is not diagonal the value is ignored.
 
     Returns:
         True only if proven. False says nothing.
     """
-    if matrix.shape[0] == 0 or not (np.isfinite(matrix).all() and np.isfinite(error)):
-        return False
-    _lower(matrix, error * (1.0 + gamma(8)))
-    if 0 < leading < matrix.shape[0] and is_diagonal(matrix[:leading, :leading]):
-        schur = eliminate_diagonal(matrix, leading)
-        return schur is not None and _factorises(*schur)
-    return _factorises(matrix, 0.0)
-
-
-def is_diagonal(matrix: Array) -> bool:
-    """Whether all entries off the diagonal are exactly zero."""
-    return np.count_nonzero(matrix) == np.count_nonzero(matrix.diagonal())
-
-
-def eliminate_diagonal(matrix: Array, count: int) -> tuple[Array, float] | None:
-    r"""Schur complement :math:`A - B T^{-1} B^T` of a leading diagonal block T, with a bound of its error's norm.
-
-    With :math:`H = B T^{-1/2}`, each entry rounded twice, :math:`fl(H H^T)` is within
-    :math:`\gamma_{k+8} |H||H|^T` of :math:`B T^{-1} B^T`; the largest row sum bounds the norm.
-
-    Returns:
-        The complement and the bound, or None when T is not positive.
-    """
-    pivots = matrix.diagonal()[:count]
-    if bool((pivots <= 0).any()):
-        return None
-    half = matrix[count:, :count] / np.sqrt(pivots)
-    rest = matrix[count:, count:]
-    schur = rest - half @ half.T
-    absolute = np.abs(half)
-    rows = absolute @ absolute.sum(axis=0) + np.abs(rest).sum(axis=1)
-    error = gamma(count + 16) * float(rows.max()) * (1.0 + gamma(2 * matrix.shape[0] + 16)) + _UNDERFLOW
-    return schur, error
-
-
-def _lower(matrix: Array, shift: float) -> None:
-    """Subtract `shift` from the diagonal, rounded down."""
-    diagonal = np.diag_indices_from(matrix)
-    matrix[diagonal] = np.nextafter(matrix[diagonal] - shift, -np.inf)
-
-
-def _factorises(matrix: Array, error: float) -> bool:
-    """Prove every matrix within `error` of `matrix` positive semidefinite, by one Cholesky factorisation."""
     size = matrix.shape[0]
     diagonal = matrix.diagonal()
-    if not (np.isfinite(matrix).all() and np.isfinite(error)) or bool((diagonal <= 0).any()):
+    finite = np.isfinite(matrix).all() and np.isfinite(error)
+    if size == 0 or not finite or bool((diagonal <= 0).any()):
         return False
     trace = float(diagonal.sum()) * (1.0 + gamma(size + 8))
     _lower(matrix, (error + cholesky_error(size, trace)) * (1.0 + gamma(8)))
     factor, info = lapack.dpotrf(matrix.T, lower=1, clean=0, overwrite_a=1)
     pivots = factor.diagonal()
     return bool(info == 0 and np.isfinite(pivots).all() and (pivots > 0).all())
+
+
+def _lower(matrix: Array, shift: float) -> None:
+    """Subtract `shift` from the diagonal, rounded down."""
+    diagonal = np.diag_indices_from(matrix)
+    matrix[diagonal] = np.nextafter(matrix[diagonal] - shift, -np.inf)
 
 
 def spectral_norm_bound(matrix: Array, error: Array | None = None) -> float:

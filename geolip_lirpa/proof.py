@@ -1,6 +1,6 @@
 r"""The trusted step: from multipliers to a proven bound.
 
-Place in the data flow: level 6, ``multipliers -> proven bound``. Imports `sdp` and `positive_definite`, no solver.
+Place in the data flow: level 6, ``multipliers -> proven bound``. Imports `lmi` and `block_elimination`, no solver.
 
 **Verification.** Given multipliers :math:`\lambda, \tau \ge 0` and :math:`\sigma > 0`, `verify` proves
 :math:`M \succeq 0` (module `sdp`) by a floating-point Cholesky factorisation with all errors bounded, and returns
@@ -27,24 +27,26 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.linalg import cho_solve, lapack
 
+from geolip_lirpa.block_elimination import (
+    elimination_order,
+    is_positive_semidefinite_matrix,
+    lower_diagonal,
+    rounding_of_elimination,
+    schur_complement,
+)
 from geolip_lirpa.errors import SolverError
 from geolip_lirpa.forms import Forms
-from geolip_lirpa.positive_definite import (
-    cholesky_error,
-    eliminate_diagonal,
-    is_diagonal,
-    is_positive_semidefinite,
-    powers_of_two,
-)
+from geolip_lirpa.lmi import assemble_lmi, error_norm, scale_to_unit_diagonal
 from geolip_lirpa.rounding import MULTIPLIER_RANGE, Array, gamma
-from geolip_lirpa.sdp import Lmi, Multipliers, SdpInstance, assemble_lmi, input_diagonal
+from geolip_lirpa.sdp import Multipliers, SdpInstance, input_diagonal
 from geolip_lirpa.types import Norm, OutputNorm
 
 #: Candidate repairs eta are powers of this ratio times the smallest that rounding allows.
 _REPAIR_RATIO = 16.0
 _LARGEST_REPAIR = 0.5
+# It costs less than 1e-8 of the bound for ten layers; smaller ones would only be tried in vain.
+_SMALLEST_REPAIR = 1e-9
 
 
 @dataclass(frozen=True)
@@ -129,42 +131,12 @@ def _plausible(instance: SdpInstance, multipliers: Multipliers) -> bool:
 
 def _is_feasible(forms: Forms, multipliers: Multipliers, margin: float) -> bool:
     """Prove that M is positive semidefinite for every matrix within the rounding errors of its computation."""
-    lmi = assemble_lmi(forms, multipliers)
-    scaling = _scaling(lmi.matrix.diagonal())
-    output_scaling = _scaling(multipliers.output)
-    if not (np.isfinite(scaling).all() and np.isfinite(output_scaling).all()):
+    matrix = assemble_lmi(forms, multipliers)
+    divisors = scale_to_unit_diagonal(matrix)
+    if not all(np.isfinite(d).all() for d in divisors):
         return False
-    matrix = _scaled_matrix(lmi, scaling, output_scaling, multipliers.output)
-    error = margin * _scaled_error(lmi, scaling, output_scaling)
-    if margin > 1.0:
-        error += (margin - 1.0) * cholesky_error(len(matrix), float(np.abs(matrix.diagonal()).sum()))
-    return is_positive_semidefinite(matrix, error, leading=len(forms.kept[0]))
-
-
-def _scaling(diagonal: Array) -> Array:
-    """Powers of two near the square roots of a diagonal; any positive numbers would be valid."""
-    return powers_of_two(np.sqrt(np.where(diagonal > 0, diagonal, 1.0)) * np.sqrt(2.0))
-
-
-def _scaled_matrix(lmi: Lmi, scaling: Array, output_scaling: Array, sigma: Array) -> Array:
-    n, m = len(scaling), len(output_scaling)
-    matrix = np.empty((n + m, n + m))
-    matrix[:n, :n] = lmi.matrix / scaling[:, None] / scaling
-    cross = -lmi.output / output_scaling[:, None] / scaling
-    matrix[n:, :n], matrix[:n, n:] = cross, cross.T
-    matrix[n:, n:] = np.diag(sigma / output_scaling**2)
-    return matrix
-
-
-def _scaled_error(lmi: Lmi, scaling: Array, output_scaling: Array) -> float:
-    """Bound of the spectral norm of all entrywise errors, after scaling (largest absolute row sum)."""
-    n, m = len(scaling), len(output_scaling)
-    weights = 1.0 / scaling
-    inner = (lmi.error @ weights) * weights
-    cross = lmi.output_error / output_scaling[:, None] * weights
-    rows = inner + cross.sum(axis=0)
-    largest = max(float(rows.max(initial=0.0)), float(cross.sum(axis=1).max(initial=0.0)))
-    return largest * (1.0 + gamma(2 * (n + m) + 16))
+    error = margin * error_norm(forms, multipliers, divisors)
+    return is_positive_semidefinite_matrix(matrix, error, margin)
 
 
 def _objective(instance: SdpInstance, multipliers: Multipliers) -> float:
@@ -224,12 +196,12 @@ def _graded(multipliers: Multipliers, repair: float) -> Multipliers:
 
 def _repair(instance: SdpInstance, multipliers: Multipliers) -> Multipliers | None:
     """Smallest workable repair, by a geometric ladder and bisection, with the output scale that goes with it."""
-    lmi = assemble_lmi(instance.forms, multipliers)
-    scaling = _scaling(lmi.matrix.diagonal())
-    size = instance.forms.size + instance.forms.rows
-    rounding = 2.0 * cholesky_error(size, 2.0 * size)
-    rounding += 4.0 * _scaled_error(lmi, scaling, _scaling(multipliers.output))
-    failed, repair, best = 0.0, 4.0 * rounding, None
+    matrix = assemble_lmi(instance.forms, multipliers)
+    divisors = scale_to_unit_diagonal(matrix)
+    # twice what the check will subtract
+    rounding = 4.0 * rounding_of_elimination(matrix, elimination_order(matrix))
+    rounding += 4.0 * error_norm(instance.forms, multipliers, divisors)
+    failed, repair, best = 0.0, max(4.0 * rounding, _SMALLEST_REPAIR), None
     while repair <= _LARGEST_REPAIR:
         found = _with_output_scale(instance, _graded(multipliers, repair), rounding)
         if found is None:
@@ -246,34 +218,17 @@ def _repair(instance: SdpInstance, multipliers: Multipliers) -> Multipliers | No
 
 def _with_output_scale(instance: SdpInstance, multipliers: Multipliers, rounding: float) -> Multipliers | None:
     """Scale sigma to the Schur complement O M_yy^-1 O^T, if M_yy (lowered by `rounding`) factorises."""
-    lmi = assemble_lmi(instance.forms, multipliers, with_error=False)
-    scaling = _scaling(lmi.matrix.diagonal())
-    matrix = lmi.matrix / scaling[:, None] / scaling
-    matrix[np.diag_indices_from(matrix)] -= rounding
-    forms = lmi.output / scaling
-    schur = _schur_complement(matrix, forms, len(instance.forms.kept[0]))
-    if schur is None:
+    matrix = assemble_lmi(instance.forms, multipliers)
+    sigma = multipliers.output
+    divisors = scale_to_unit_diagonal(matrix)
+    matrix.diagonal[-1] = np.zeros(len(sigma))
+    lower_diagonal(matrix, rounding, blocks=len(divisors) - 1)
+    remainder = schur_complement(matrix)
+    if remainder is None:
         return None
-    weights = 1.0 / np.sqrt(multipliers.output)
-    ratio = weights[:, None] * schur * weights
+    # -O M_yy^-1 O^T in units of the divisors, measured in units of sigma
+    weights = divisors[-1] / np.sqrt(sigma)
+    ratio = -weights[:, None] * remainder * weights
     zeta = float(np.linalg.eigvalsh(0.5 * (ratio + ratio.T))[-1])
     # the last pivots must survive the lowering, too
-    return replace(multipliers, output=multipliers.output * max(zeta * (1.0 + 4.0 * rounding), 1e-300))
-
-
-def _schur_complement(matrix: Array, forms: Array, leading: int) -> Array | None:
-    """O A^-1 O^T by Cholesky, a leading diagonal block first; None when A is not positive definite."""
-    total = np.zeros((len(forms), len(forms)))
-    if 0 < leading < len(matrix) and is_diagonal(matrix[:leading, :leading]):
-        pivots = matrix.diagonal()[:leading]
-        reduced = eliminate_diagonal(matrix, leading)
-        if reduced is None:
-            return None
-        scaled = forms[:, :leading] / pivots
-        total += scaled @ forms[:, :leading].T
-        forms = forms[:, leading:] - scaled @ matrix[:leading, leading:]
-        matrix = reduced[0]
-    factor, info = lapack.dpotrf(matrix.T, lower=1, clean=0, overwrite_a=1)
-    if info != 0 or not np.isfinite(factor.diagonal()).all():
-        return None
-    return total + forms @ cho_solve((factor, True), forms.T)
+    return replace(multipliers, output=sigma * max(zeta * (1.0 + 8.0 * rounding), 1e-300))

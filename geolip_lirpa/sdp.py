@@ -1,4 +1,4 @@
-r"""The semidefinite program of a Lipschitz bound, as data: forms, multipliers and the linear matrix inequality.
+r"""The semidefinite program of a Lipschitz bound, as data: forms and multipliers.
 
 Place in the data flow: level 4. ``Network + SlopeIntervals -> SdpInstance -> multipliers -> Certificate``. Nothing is
 solved here; solvers (untrusted) and the checker (trusted) both build on this module and never import each other.
@@ -39,7 +39,7 @@ from geolip_lirpa.activations.base import SlopeInterval
 from geolip_lirpa.errors import SpecificationError
 from geolip_lirpa.forms import FormBlocks, Forms, build_blocks, build_forms
 from geolip_lirpa.network import Network
-from geolip_lirpa.rounding import UNDERFLOW, Array, gamma
+from geolip_lirpa.rounding import Array
 from geolip_lirpa.types import Norm, OutputNorm
 
 
@@ -97,7 +97,7 @@ class SdpInstance:
 
     @cached_property
     def forms(self) -> Forms:
-        """Dense blocks of the forms V and O over the variables that stay in the program."""
+        """Blocks of the forms V and O over the variables that stay in the program."""
         return build_forms(self._family_blocks, self.rows)
 
     @cached_property
@@ -108,7 +108,7 @@ class SdpInstance:
         return build_blocks(*origin)
 
     def with_rows(self, rows: Tensor, output: OutputNorm = OutputNorm.ROWS) -> SdpInstance:
-        """The program of other rows of C; the dense blocks of the network are computed once for all of them."""
+        """The program of other rows of C; the blocks of the network are computed once for all of them."""
         return replace(self, rows=rows, output=output, blocks=self._family_blocks)
 
     def with_input_scale(self, input_scale: Tensor) -> SdpInstance:
@@ -116,120 +116,7 @@ class SdpInstance:
         return replace(self, input_scale=input_scale, blocks=None)
 
 
-# --- the linear matrix inequality -----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Lmi:
-    """The matrix M_yy and the output forms, computed in float64, with entrywise error bounds.
-
-    Args:
-        matrix: (n, n), symmetric to the last bit.
-        error: (n, n) non-negative, ``|matrix - M_yy| <= error`` for the real-number M_yy.
-        output: (m, n), the forms O; error likewise.
-        output_error: (m, n).
-    """
-
-    matrix: Array
-    error: Array
-    output: Array
-    output_error: Array
-
-
 def input_diagonal(forms: Forms, multipliers: Multipliers) -> Array:
     """The multipliers tau of the inputs that stay in the program, (variables of block 0,)."""
     tau = multipliers.input
     return np.full(len(forms.kept[0]), tau[0]) if tau.shape == (1,) else tau[forms.kept[0]]
-
-
-def assemble_lmi(forms: Forms, multipliers: Multipliers, with_error: bool = True) -> Lmi:
-    r"""Form M_yy from multipliers (float64, already non-negative), in the order of `Forms.block`.
-
-    In blocks: :math:`2\lambda_i` on the diagonal of each neuron, :math:`-(\alpha_i + \beta_i)\lambda_i V_i` beside it,
-    and :math:`V^T \mathrm{diag}(2\lambda\alpha\beta) V` on the earlier blocks, since
-    :math:`-(ab^T + ba^T) = 2 e e^T - (\alpha+\beta)(e V + V^T e^T) + 2\alpha\beta V^T V`.
-    """
-    n = forms.size
-    matrix = np.zeros((n, n))
-    error = np.zeros((n, n) if with_error else (0, 0))
-    inputs = forms.block(0)
-    diagonal = np.zeros(n)
-    diagonal[inputs] = input_diagonal(forms, multipliers)
-    for l in range(1, len(forms.kept)):
-        lam = multipliers.hidden[l - 1][forms.kept[l]]
-        diagonal[forms.block(l)] = 2.0 * lam
-        _add_hidden(forms, l, lam, matrix, error if with_error else None)
-    matrix[np.diag_indices(n)] += diagonal
-    if with_error:
-        error[np.diag_indices(n)] += gamma(len(forms.kept) + 1) * diagonal
-        error += UNDERFLOW
-    output = np.zeros((forms.rows, n))
-    output_error = np.zeros((forms.rows, n))
-    for s, block in forms.output.items():
-        output[:, forms.block(s)] = block
-    for s, block in forms.output_error.items():
-        output_error[:, forms.block(s)] = block
-    return Lmi(matrix, error, output, output_error)
-
-
-def _add_hidden(forms: Forms, l: int, lam: Array, matrix: Array, error: Array | None) -> None:
-    """Add the off-diagonal and quadratic parts of block l's constraints, and their error bounds."""
-    alpha, beta = forms.lower[l - 1], forms.upper[l - 1]
-    sources = [s for (row, s) in forms.hidden if row == l]
-    rows = forms.block(l)
-    linear = (alpha + beta) * lam
-    quadratic = 2.0 * lam * (alpha * beta)
-    curved = bool((quadratic != 0).any())
-    for s in sources:
-        block = forms.hidden[l, s]
-        # -(alpha_i + beta_i) lambda_i V_i: three roundings, then at most len(kept) additions
-        part = linear[:, None] * block
-        matrix[rows, forms.block(s)] -= part
-        matrix[forms.block(s), rows] -= part.T
-        if error is not None:
-            bound = gamma(4 + len(forms.kept)) * np.abs(part)
-            if (l, s) in forms.hidden_error:
-                bound += np.abs(linear)[:, None] * forms.hidden_error[l, s] * (1.0 + gamma(8))
-            error[rows, forms.block(s)] += bound
-            error[forms.block(s), rows] += bound.T
-    if curved:
-        _add_quadratic(forms, l, sources, quadratic, matrix, error)
-
-
-def _add_quadratic(
-    forms: Forms, l: int, sources: list[int], quadratic: Array, matrix: Array, error: Array | None
-) -> None:
-    r"""Add :math:`V^T \mathrm{diag}(q) V` for block l; symmetric by construction."""
-    size = len(quadratic)
-    for s in sources:
-        for t in sources:
-            if t < s:
-                continue
-            left, right = forms.hidden[l, s], forms.hidden[l, t]
-            part = left.T @ (quadratic[:, None] * right)
-            if s == t:
-                part = 0.5 * (part + part.T)
-            matrix[forms.block(s), forms.block(t)] += part
-            if s != t:
-                matrix[forms.block(t), forms.block(s)] += part.T
-            if error is None:
-                continue
-            bound = _quadratic_error(forms, l, s, t, np.abs(quadratic), size)
-            error[forms.block(s), forms.block(t)] += bound
-            if s != t:
-                error[forms.block(t), forms.block(s)] += bound.T
-
-
-def _quadratic_error(forms: Forms, l: int, s: int, t: int, weight: Array, size: int) -> Array:
-    r"""Bound of :math:`|fl(V_s^T q V_t) - V_s^T q V_t|`: gamma |V||q||V| plus what the errors of V contribute."""
-    left, right = np.abs(forms.hidden[l, s]), np.abs(forms.hidden[l, t])
-    left_error = forms.hidden_error.get((l, s), np.zeros((0, 0)))
-    right_error = forms.hidden_error.get((l, t), np.zeros((0, 0)))
-    weighted = weight[:, None] * right
-    bound = gamma(size + 8 + len(forms.kept)) * (left.T @ weighted)
-    if right_error.size:
-        bound += left.T @ (weight[:, None] * right_error)
-    if left_error.size:
-        bound += left_error.T @ (weighted + (weight[:, None] * right_error if right_error.size else 0.0))
-    # All terms are non-negative sums of `size` products: their own rounding is covered by one more factor.
-    return bound * (1.0 + gamma(size + 16))

@@ -21,6 +21,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from geolip_lirpa.blocks import Block
 from geolip_lirpa.errors import SpecificationError
 from geolip_lirpa.forms import Forms
 from geolip_lirpa.natural_form import natural_form
@@ -110,7 +111,8 @@ def replace_blocks(forms: Forms, hidden: dict[tuple[int, int], Array], output: d
     """Forms with lower slopes 0 and other blocks, without error bounds."""
     lower = tuple(np.zeros_like(alpha) for alpha in forms.lower)
     upper = tuple(beta - alpha for alpha, beta in zip(forms.lower, forms.upper, strict=True))
-    return replace(forms, hidden=hidden, hidden_error={}, output=output, output_error={}, lower=lower, upper=upper)
+    blocks = dict[tuple[int, int], Block](hidden)
+    return replace(forms, blocks=blocks, block_errors={}, output=output, output_error={}, lower=lower, upper=upper)
 
 
 # --- building the matrices ------------------------------------------------------------------------------------------

@@ -10,8 +10,9 @@ import torch
 
 from geolip_lirpa.activations import LeakyReLU, ReLU
 from geolip_lirpa.errors import SolverError, SolverUnavailableError, SpecificationError
+from geolip_lirpa.lmi import assemble_lmi
 from geolip_lirpa.network import Network, linear_operator, sequential
-from geolip_lirpa.sdp import SdpInstance, assemble_lmi
+from geolip_lirpa.sdp import SdpInstance
 from geolip_lirpa.solvers.base import SolverResult, Status
 from geolip_lirpa.solvers.conditioning import condition
 from geolip_lirpa.solvers.cvxpy_backend import CvxpySolver
@@ -26,8 +27,7 @@ NORMS = (Norm.LINF, Norm.L2)
 def _bound(instance: SdpInstance, result: SolverResult) -> float:
     """The bound that the multipliers claim; their matrix must be semidefinite up to the solver's accuracy."""
     multipliers = result.multipliers
-    lmi = assemble_lmi(instance.forms, multipliers, with_error=False)
-    matrix = np.block([[lmi.matrix, -lmi.output.T], [-lmi.output, np.diag(multipliers.output)]])
+    matrix = assemble_lmi(instance.forms, multipliers).to_dense()
     sigma = multipliers.output.max() if instance.output is OutputNorm.L2 else multipliers.output.sum()
     tau = multipliers.input.sum()
     assert np.linalg.eigvalsh(matrix)[0] >= -1e-6 * max(tau, sigma)

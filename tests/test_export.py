@@ -16,8 +16,9 @@ import torch
 from geolip_lirpa.activations import LeakyReLU
 from geolip_lirpa.errors import SolverUnavailableError, SpecificationError
 from geolip_lirpa.export import FORMATS, WRITERS, export_instance, standard_form
+from geolip_lirpa.lmi import assemble_lmi
 from geolip_lirpa.natural_form import has_natural_form
-from geolip_lirpa.sdp import SdpInstance, assemble_lmi
+from geolip_lirpa.sdp import SdpInstance
 from geolip_lirpa.solvers.cvxpy_backend import CvxpySolver
 from geolip_lirpa.types import Norm, OutputNorm
 from tests.networks import lipschitz_instance, random_mlp, random_residual, random_skip
@@ -161,8 +162,7 @@ def test_optimal_value_is_the_bound_and_the_variables_are_its_multipliers(tmp_pa
     multipliers = sdp.multipliers(x, instance)
     sigma = multipliers.output.max() if instance.output is OutputNorm.L2 else multipliers.output.sum()
     assert np.sqrt(multipliers.input.sum() * sigma) == pytest.approx(ours, rel=1e-5)
-    lmi = assemble_lmi(instance.forms, multipliers)
-    matrix = np.block([[lmi.matrix, -lmi.output.T], [-lmi.output, np.diag(multipliers.output)]])
+    matrix = assemble_lmi(instance.forms, multipliers).to_dense()
     assert np.linalg.eigvalsh(matrix)[0] >= -1e-6 * ours
 
 

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from geolip_lirpa.activations import LeakyReLU, ReLU
 from geolip_lirpa.activations.base import SlopeInterval
 from geolip_lirpa.errors import SpecificationError
+from geolip_lirpa.lmi import assemble_lmi, lmi_error
 from geolip_lirpa.network import AffineOperator, Network, linear_operator, sequential
-from geolip_lirpa.sdp import Multipliers, SdpInstance, assemble_lmi
+from geolip_lirpa.sdp import Multipliers, SdpInstance
 from geolip_lirpa.types import Norm, OutputNorm
 from tests.networks import lipschitz_instance, random_mlp, random_residual
 
@@ -71,11 +72,12 @@ def test_lmi_is_the_sum_of_the_products(seed: int, norm: Norm, fixed: float, res
     slopes = _random_slopes(network, seed, fixed)
     instance = SdpInstance(network, slopes, norm, scale, torch.eye(2, dtype=torch.float64)[:1])
     multipliers = _random_multipliers(instance, seed)
-    lmi = assemble_lmi(instance.forms, multipliers)
+    matrix = assemble_lmi(instance.forms, multipliers).to_dense()
+    inner = matrix[: instance.forms.size, : instance.forms.size]
     y = np.random.default_rng(seed + 1).normal(size=instance.forms.size)
     expected = _quadratic_form(instance, multipliers, y)
-    assert y @ lmi.matrix @ y == pytest.approx(expected, rel=1e-9, abs=1e-9)
-    assert (lmi.matrix == lmi.matrix.T).all()
+    assert y @ inner @ y == pytest.approx(expected, rel=1e-9, abs=1e-9)
+    assert (matrix == matrix.T).all()
 
 
 @given(seed=seeds)
@@ -137,14 +139,22 @@ def test_single_layers_are_exact() -> None:
     assert not forms.hidden_error and not forms.output_error
 
 
+def _error(instance: SdpInstance, multipliers: Multipliers) -> np.ndarray:
+    """All entries of the matrix of error bounds, column by column."""
+    sizes = [len(k) for k in instance.forms.kept] + [instance.forms.rows]
+    ends = np.cumsum(sizes)[:-1]
+    unit = np.eye(sum(sizes))
+    return np.stack([np.concatenate(lmi_error(instance.forms, multipliers, np.split(e, ends))) for e in unit], axis=1)
+
+
 @given(seed=seeds)
 def test_matrix_error_bound_in_rational_arithmetic(seed: int) -> None:
     """LeakyReLU has alpha beta > 0, so M holds products V^T diag(q) V that are rounded."""
     network = random_mlp(seed, (3, 4, 2), LeakyReLU(0.1))
     instance = lipschitz_instance(network)
     multipliers = _random_multipliers(instance, seed)
-    lmi = assemble_lmi(instance.forms, multipliers)
     forms = instance.forms
+    matrix, error = assemble_lmi(forms, multipliers).to_dense(), _error(instance, multipliers)
     v = _exact(torch.from_numpy(forms.hidden[1, 0]))
     for i in range(3):
         for j in range(3):
@@ -152,7 +162,7 @@ def test_matrix_error_bound_in_rational_arithmetic(seed: int) -> None:
             for n, row in enumerate(v):
                 alpha, beta = Fraction(float(forms.lower[0][n])), Fraction(float(forms.upper[0][n]))
                 exact += 2 * Fraction(float(multipliers.hidden[0][n])) * alpha * beta * row[i] * row[j]
-            assert abs(Fraction(float(lmi.matrix[i, j])) - exact) <= Fraction(float(lmi.error[i, j]))
+            assert abs(Fraction(float(matrix[i, j])) - exact) <= Fraction(float(error[i, j]))
 
 
 def test_dead_and_unread_neurons_leave_the_program() -> None:

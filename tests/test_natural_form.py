@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 
 from geolip_lirpa.activations import ReLU
 from geolip_lirpa.errors import SpecificationError
+from geolip_lirpa.lmi import assemble_lmi
 from geolip_lirpa.natural_form import has_natural_form
 from geolip_lirpa.network import Network, Node
 from geolip_lirpa.proof import prove
-from geolip_lirpa.sdp import Multipliers, SdpInstance, assemble_lmi
+from geolip_lirpa.sdp import Multipliers, SdpInstance
 from geolip_lirpa.solvers.cvxpy_backend import CvxpySolver
 from geolip_lirpa.sparse_sdp import Form
 from geolip_lirpa.standard_form import standard_form
@@ -73,8 +74,7 @@ def test_multipliers_make_the_same_quadratic_form_and_the_same_bound(
     x = np.random.default_rng(seed).uniform(0.1, 2, len(sdp.rhs))
     multipliers = sdp.multipliers(x, instance)
     assert sdp.rhs @ x == pytest.approx((multipliers.input.sum() + multipliers.output.sum()) / 2)
-    lmi = assemble_lmi(forms, multipliers)
-    matrix = np.block([[lmi.matrix, -lmi.output.T], [-lmi.output, np.diag(multipliers.output)]])
+    matrix = assemble_lmi(forms, multipliers).to_dense()
     natural = 2 * (np.diag(x[sdp.groups.diagonal]) - dense(sdp.objective, 0, sdp.size))
     neurons = np.arange(forms.size)[forms.block(1)]
     np.testing.assert_allclose(_reduced(natural, neurons), _reduced(matrix, neurons), rtol=1e-8, atol=1e-9)

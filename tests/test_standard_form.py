@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from geolip_lirpa.activations import LeakyReLU, ReLU
 from geolip_lirpa.activations.base import SlopeInterval
 from geolip_lirpa.errors import SpecificationError
-from geolip_lirpa.sdp import SdpInstance, assemble_lmi
+from geolip_lirpa.lmi import assemble_lmi
+from geolip_lirpa.sdp import SdpInstance
 from geolip_lirpa.sparse_sdp import SparseMatrices, SparseSdp
 from geolip_lirpa.standard_form import standard_form
 from geolip_lirpa.types import Norm, OutputNorm
@@ -52,9 +53,9 @@ def test_matrices_are_the_linear_matrix_inequality(seed, norm, output, tie_input
     rng = np.random.default_rng(seed)
     x = rng.uniform(0.1, 2, len(sdp.rhs))
     multipliers = sdp.multipliers(x, instance)
-    lmi = assemble_lmi(instance.forms, multipliers)
+    lmi = assemble_lmi(instance.forms, multipliers).to_dense()
     y, u = rng.standard_normal(instance.forms.size), rng.standard_normal(instance.rows.shape[0])
-    expected = y @ lmi.matrix @ y - 2 * u @ lmi.output @ y + multipliers.output @ u**2
+    expected = np.concatenate([y, u]) @ lmi @ np.concatenate([y, u])
     point = np.concatenate([_shifted_point(instance, y), u])
     assert point @ _lmi(sdp, x) @ point == pytest.approx(expected, rel=1e-9, abs=1e-9)
     sigma = multipliers.output.max() if output is OutputNorm.L2 else multipliers.output.sum()
