@@ -25,7 +25,7 @@ LEVELS: dict[str, int] = {
     "enclosures": 5, "flips": 5, "increments": 5, "lmi": 5, "natural_form": 5, "positive_definite": 5,
     "sparse_sdp": 5, "standard_form": 5,
     "baselines": 6, "block_elimination": 6, "following": 6, "patterns": 6, "proof": 6,
-    "certificate": 7, "export": 7, "lower_bounds": 7, "solvers": 7,
+    "certificate": 7, "export": 7, "lower_bounds": 7, "proof_cost": 7, "solvers": 7,
     "certificate_file": 8, "lipschitz_types": 8,
     "bounding": 8,
     "network_lipschitz": 9,
