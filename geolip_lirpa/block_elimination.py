@@ -54,13 +54,13 @@ def is_positive_semidefinite_matrix(matrix: BlockMatrix, error: float, margin: f
     return eliminate(matrix, order)
 
 
-def schur_complement(matrix: BlockMatrix) -> Array | None:
+def schur_complement(matrix: BlockMatrix, order: Sequence[int]) -> Array | None:
     """What remains of the last block when all others are eliminated, in floating point; None when one is not positive.
 
     Args:
         matrix: destroyed.
+        order: of all blocks, the last block last.
     """
-    order = elimination_order(matrix)
     if not eliminate(matrix, order[:-1]):
         return None
     rest = matrix.diagonal[-1]

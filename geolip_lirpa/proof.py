@@ -24,6 +24,7 @@ with bounds on the activations, which grow like the product of the layers' norms
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -45,8 +46,8 @@ from geolip_lirpa.types import Norm, OutputNorm
 #: Candidate repairs eta are powers of this ratio times the smallest that rounding allows.
 _REPAIR_RATIO = 16.0
 _LARGEST_REPAIR = 0.5
-# It costs less than 1e-8 of the bound for ten layers; smaller ones would only be tried in vain.
-_SMALLEST_REPAIR = 1e-9
+# The first candidate: it costs half of this, relative to the bound, which nobody misses. Most need no more.
+_CHEAP_REPAIR = 1e-7
 
 
 @dataclass(frozen=True)
@@ -198,12 +199,13 @@ def _repair(instance: SdpInstance, multipliers: Multipliers) -> Multipliers | No
     """Smallest workable repair, by a geometric ladder and bisection, with the output scale that goes with it."""
     matrix = assemble_lmi(instance.forms, multipliers)
     divisors = scale_to_unit_diagonal(matrix)
+    order = elimination_order(matrix)
     # twice what the check will subtract
-    rounding = 4.0 * rounding_of_elimination(matrix, elimination_order(matrix))
+    rounding = 4.0 * rounding_of_elimination(matrix, order)
     rounding += 4.0 * error_norm(instance.forms, multipliers, divisors)
-    failed, repair, best = 0.0, max(4.0 * rounding, _SMALLEST_REPAIR), None
+    failed, repair, best = 0.0, max(4.0 * rounding, _CHEAP_REPAIR / max(1, len(multipliers.hidden))), None
     while repair <= _LARGEST_REPAIR:
-        found = _with_output_scale(instance, _graded(multipliers, repair), rounding)
+        found = _with_output_scale(instance, _graded(multipliers, repair), order, rounding)
         if found is None:
             failed, repair = repair, repair * (_REPAIR_RATIO if best is None else 2.0)
             if best is not None:
@@ -216,14 +218,16 @@ def _repair(instance: SdpInstance, multipliers: Multipliers) -> Multipliers | No
     return best
 
 
-def _with_output_scale(instance: SdpInstance, multipliers: Multipliers, rounding: float) -> Multipliers | None:
+def _with_output_scale(
+    instance: SdpInstance, multipliers: Multipliers, order: Sequence[int], rounding: float
+) -> Multipliers | None:
     """Scale sigma to the Schur complement O M_yy^-1 O^T, if M_yy (lowered by `rounding`) factorises."""
     matrix = assemble_lmi(instance.forms, multipliers)
     sigma = multipliers.output
     divisors = scale_to_unit_diagonal(matrix)
     matrix.diagonal[-1] = np.zeros(len(sigma))
     lower_diagonal(matrix, rounding, blocks=len(divisors) - 1)
-    remainder = schur_complement(matrix)
+    remainder = schur_complement(matrix, order)
     if remainder is None:
         return None
     # -O M_yy^-1 O^T in units of the divisors, measured in units of sigma
