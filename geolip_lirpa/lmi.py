@@ -75,7 +75,7 @@ def assemble_lmi(forms: Forms, multipliers: Multipliers) -> BlockMatrix:
             _add(matrix, t, s, _square(forms.blocks[l, t], q, forms.blocks[l, s], s == t))
     matrix.diagonal.append(multipliers.output.astype(np.float64))
     for s, output in forms.output.items():
-        matrix.coupling[len(forms.kept), s] = -output
+        _add(matrix, len(forms.kept), s, -output)
     return matrix
 
 
@@ -106,6 +106,8 @@ def _square(left: Block, q: Array, right: Block, symmetric: bool) -> Block:
 
 
 def _add(matrix: BlockMatrix, t: int, s: int, part: Block) -> None:
+    if 0 in part.shape:
+        return
     if t != s:
         old = matrix.coupling.get((t, s))
         matrix.coupling[t, s] = part if old is None else compact(old + part)

@@ -15,6 +15,7 @@ from scipy.sparse import csr_array
 
 from geolip_lirpa import blocks, forms
 from geolip_lirpa.activations import LeakyReLU, ReLU
+from geolip_lirpa.activations.base import SlopeInterval
 from geolip_lirpa.affine import convolution, movement
 from geolip_lirpa.block_elimination import (
     Pattern,
@@ -214,6 +215,23 @@ def test_proofs_hold_against_eigenvalues(seed: int, residual: bool, norm: Norm, 
         proven = verify(instance, tried)
         assert proven is None or smallest > -1e-12 * size
         assert proven is not None or smallest < 1e-9 * size
+
+
+@pytest.mark.parametrize("norm", [Norm.LINF, Norm.L2])
+@pytest.mark.parametrize("fixed", [{0}, {1}, {2}, {0, 1}, {1, 2}, {0, 2}, {0, 1, 2}])
+def test_layers_without_a_free_neuron_are_proven(fixed: set[int], norm: Norm) -> None:
+    """Blocks of size zero stay in the numbering."""
+    instance = lipschitz_instance(random_mlp(5, (4, 6, 5, 7, 1)), norm=norm)
+    slopes = tuple(SlopeInterval(s.upper, s.upper) if l in fixed else s for l, s in enumerate(instance.slopes))
+    instance = replace(instance, slopes=slopes)
+    proven = prove(instance, LowRankSolver().solve([instance])[0].multipliers)
+    free = [s for s in slopes if not bool(s.fixed.all())]
+    assert [len(k) for k in instance.forms.kept].count(0) == len(fixed) and len(free) == 3 - len(fixed)
+    gradient = torch.eye(4, dtype=torch.float64)
+    exact = instance.network.propagate(gradient, lambda l, v: v)
+    assert proven.upper >= float(exact.norm(p=1 if norm is Norm.LINF else 2)) * (1 - 1e-12)
+    again = verify(instance, proven.multipliers)
+    assert again is not None and again <= proven.upper
 
 
 # --- order and cost ---------------------------------------------------------------------------------------------------
