@@ -1,7 +1,7 @@
 r"""The matrix of the linear matrix inequality, block by block, and what rounding may have done to it.
 
-Place in the data flow: level 5, ``Forms + Multipliers -> BlockMatrix``; part of the trusted checker. Blocks 0 to L are
-those of `Forms` (inputs, then one for each activation), the last block holds the outputs:
+Place in the data flow: level 5, ``Forms + Multipliers -> MatrixTerms -> BlockMatrix``; part of the trusted checker.
+Blocks 0 to L are those of `Forms` (inputs, then one for each activation), the last block holds the outputs:
 
 .. math:: M = \begin{pmatrix} M_{yy} & -O^T \\ -O & \mathrm{diag}(\sigma)\end{pmatrix}, \qquad
     M_{yy} = \mathrm{diag}(\tau) - \sum_i \lambda_i (a_i b_i^T + b_i a_i^T) .
@@ -61,39 +61,79 @@ class BlockMatrix:
         return matrix
 
 
+@dataclass(frozen=True)
+class LayerTerms:
+    r"""What the constraints of one layer put into the matrix.
+
+    Args:
+        diagonal: on the layer's own diagonal, (free neurons,).
+        linear: ``-diag(linear) V`` beside it.
+        quadratic: ``V^T diag(quadratic) V`` on the blocks that the layer reads.
+    """
+
+    diagonal: Array
+    linear: Array
+    quadratic: Array
+
+
+@dataclass(frozen=True)
+class MatrixTerms:
+    """All numbers of a matrix: its forms, and what multiplies them.
+
+    Args:
+        forms: V and O, with error bounds.
+        input: diagonal of block 0.
+        layers: one entry for each activation.
+        output: diagonal of the last block.
+    """
+
+    forms: Forms
+    input: Array
+    layers: tuple[LayerTerms, ...]
+    output: Array
+
+
+def lipschitz_terms(forms: Forms, multipliers: Multipliers) -> MatrixTerms:
+    r"""Of a Lipschitz program: :math:`2\lambda`, :math:`(\alpha+\beta)\lambda`, :math:`2\lambda\alpha\beta`."""
+    layers = []
+    for l in range(1, len(forms.kept)):
+        lam = multipliers.hidden[l - 1][forms.kept[l]]
+        alpha, beta = forms.lower[l - 1], forms.upper[l - 1]
+        layers.append(LayerTerms(2.0 * lam, (alpha + beta) * lam, 2.0 * lam * (alpha * beta)))
+    return MatrixTerms(forms, input_diagonal(forms, multipliers), tuple(layers), multipliers.output.astype(np.float64))
+
+
 def assemble_lmi(forms: Forms, multipliers: Multipliers) -> BlockMatrix:
     """M from multipliers (float64, already non-negative)."""
-    matrix = BlockMatrix([input_diagonal(forms, multipliers)], {})
-    for l in range(1, len(forms.kept)):
-        lam = _hidden(forms, multipliers, l)
-        matrix.diagonal.append(2.0 * lam)
-        linear = (forms.lower[l - 1] + forms.upper[l - 1]) * lam
+    return assemble(lipschitz_terms(forms, multipliers))
+
+
+def assemble(terms: MatrixTerms) -> BlockMatrix:
+    """The matrix, in floating point."""
+    forms = terms.forms
+    matrix = BlockMatrix([terms.input], {})
+    for l, layer in enumerate(terms.layers, start=1):
+        matrix.diagonal.append(layer.diagonal)
         for s in _sources(forms, l):
             block = forms.blocks[l, s]
-            _add(matrix, l, s, scaled(block, -linear, np.ones(block.shape[1])))
-        for s, t, q in _quadratic_terms(forms, multipliers, l):
-            _add(matrix, t, s, _square(forms.blocks[l, t], q, forms.blocks[l, s], s == t))
-    matrix.diagonal.append(multipliers.output.astype(np.float64))
+            _add(matrix, l, s, scaled(block, -layer.linear, np.ones(block.shape[1])))
+        for s, t in _quadratic_pairs(terms, l):
+            _add(matrix, t, s, _square(forms.blocks[l, t], layer.quadratic, forms.blocks[l, s], s == t))
+    matrix.diagonal.append(terms.output)
     for s, output in forms.output.items():
         _add(matrix, len(forms.kept), s, -output)
     return matrix
-
-
-def _hidden(forms: Forms, multipliers: Multipliers, l: int) -> Array:
-    return multipliers.hidden[l - 1][forms.kept[l]]
 
 
 def _sources(forms: Forms, l: int) -> list[int]:
     return sorted(s for (row, s) in forms.blocks if row == l)
 
 
-def _quadratic_terms(forms: Forms, multipliers: Multipliers, l: int) -> Iterator[tuple[int, int, Array]]:
-    r"""Pairs s <= t of blocks that layer l reads, with :math:`2\lambda\alpha\beta`, when any of these is not zero."""
-    q = 2.0 * _hidden(forms, multipliers, l) * (forms.lower[l - 1] * forms.upper[l - 1])
-    if not (q != 0).any():
-        return
-    sources = _sources(forms, l)
-    yield from ((s, t, q) for s in sources for t in sources if t >= s)
+def _quadratic_pairs(terms: MatrixTerms, l: int) -> Iterator[tuple[int, int]]:
+    """Pairs s <= t of blocks that layer l reads, when it has a quadratic term."""
+    if (terms.layers[l - 1].quadratic != 0).any():
+        sources = _sources(terms.forms, l)
+        yield from ((s, t) for s in sources for t in sources if t >= s)
 
 
 def _square(left: Block, q: Array, right: Block, symmetric: bool) -> Block:
@@ -137,25 +177,24 @@ def scale_to_unit_diagonal(matrix: BlockMatrix) -> list[Array]:
     return divisors
 
 
-def lmi_error(forms: Forms, multipliers: Multipliers, weights: Sequence[Array]) -> list[Array]:
+def matrix_error(terms: MatrixTerms, weights: Sequence[Array]) -> list[Array]:
     r"""Upper bound of :math:`E w` for a non-negative vector w and a matrix E with :math:`|fl(M) - M| \le E` entrywise.
 
-    E itself is never formed. For non-negative terms the rounding of the sums is covered by the last factor.
+    The terms may carry three roundings each, beside those of `assemble`. E itself is never formed. For non-negative
+    summands the rounding of the sums is covered by the last factor.
 
     Args:
-        forms: with their own error bounds.
-        multipliers: as given to `assemble_lmi`.
+        terms: as given to `assemble`.
         weights: one vector for each block, the outputs' last.
     """
-    blocks = len(forms.kept)
+    forms, blocks = terms.forms, len(terms.forms.kept)
     total = [np.full(len(w), UNDERFLOW * float(sum(v.sum() for v in weights))) for w in weights]
-    total[0] += gamma(blocks + 1) * input_diagonal(forms, multipliers) * weights[0]
-    for l in range(1, blocks):
-        lam = _hidden(forms, multipliers, l)
-        total[l] += gamma(blocks + 1) * 2.0 * lam * weights[l]
-        _add_linear_error(forms, l, lam, weights, total)
-        for s, t, q in _quadratic_terms(forms, multipliers, l):
-            _add_quadratic_error(forms, (l, s, t), np.abs(q), weights, total)
+    total[0] += gamma(blocks + 3) * np.abs(terms.input) * weights[0]
+    for l, layer in enumerate(terms.layers, start=1):
+        total[l] += gamma(blocks + 3) * np.abs(layer.diagonal) * weights[l]
+        _add_linear_error(forms, l, np.abs(layer.linear), weights, total)
+        for s, t in _quadratic_pairs(terms, l):
+            _add_quadratic_error(forms, (l, s, t), np.abs(layer.quadratic), weights, total)
     for s, error in forms.output_error.items():
         total[blocks] += error @ weights[s]
         total[s] += error.T @ weights[blocks]
@@ -163,10 +202,9 @@ def lmi_error(forms: Forms, multipliers: Multipliers, weights: Sequence[Array]) 
     return [t * rounding for t in total]
 
 
-def _add_linear_error(forms: Forms, l: int, lam: Array, weights: Sequence[Array], total: list[Array]) -> None:
-    r""":math:`-(\alpha_i + \beta_i) \lambda_i V_i`: three roundings, then at most one addition for each block."""
-    linear = np.abs((forms.lower[l - 1] + forms.upper[l - 1]) * lam)
-    rounding = gamma(4 + len(forms.kept))
+def _add_linear_error(forms: Forms, l: int, linear: Array, weights: Sequence[Array], total: list[Array]) -> None:
+    r"""``linear V``: three roundings and the product's, then at most one addition for each block."""
+    rounding = gamma(6 + len(forms.kept))
     for s in _sources(forms, l):
         parts: list[tuple[Block, Array]] = [(magnitude(forms.blocks[l, s]), rounding * linear)]
         if (l, s) in forms.block_errors:
@@ -190,17 +228,17 @@ def _product_error(forms: Forms, l: int, to: int, of: int, q: Array, weight: Arr
     left_error, right_error = forms.block_errors.get((l, to)), forms.block_errors.get((l, of))
     reached = right @ weight
     disturbed = np.zeros_like(reached) if right_error is None else right_error @ weight
-    result = gamma(len(q) + 8 + len(forms.kept)) * (left.T @ (q * reached))
-    result += left.T @ (q * disturbed)
+    result = gamma(len(q) + 10 + len(forms.kept)) * (left.T @ (q * reached))
+    result += (1.0 + gamma(8)) * (left.T @ (q * disturbed))
     if left_error is not None:
-        result += left_error.T @ (q * (reached + disturbed))
-    # all terms are non-negative sums of products: their own rounding is covered by one more factor
+        result += (1.0 + gamma(8)) * (left_error.T @ (q * (reached + disturbed)))
+    # all summands are non-negative: their own rounding is covered by one more factor
     return np.asarray(result * (1.0 + gamma(len(q) + 16)))
 
 
-def error_norm(forms: Forms, multipliers: Multipliers, divisors: Sequence[Array]) -> float:
+def error_norm(terms: MatrixTerms, divisors: Sequence[Array]) -> float:
     """Bound of the spectral norm of all entrywise errors after scaling: the largest absolute row sum."""
     weights = [1.0 / d for d in divisors]
-    rows = lmi_error(forms, multipliers, weights)
+    rows = matrix_error(terms, weights)
     largest = max(float((r * w).max(initial=0.0)) for r, w in zip(rows, weights, strict=True))
     return largest * (1.0 + gamma(16))

@@ -38,7 +38,7 @@ from geolip_lirpa.block_elimination import (
 )
 from geolip_lirpa.errors import SolverError
 from geolip_lirpa.forms import Forms
-from geolip_lirpa.lmi import assemble_lmi, error_norm, scale_to_unit_diagonal
+from geolip_lirpa.lmi import assemble, assemble_lmi, error_norm, lipschitz_terms, scale_to_unit_diagonal
 from geolip_lirpa.rounding import MULTIPLIER_RANGE, Array, gamma
 from geolip_lirpa.sdp import Multipliers, SdpInstance, input_diagonal
 from geolip_lirpa.types import Norm, OutputNorm
@@ -132,11 +132,12 @@ def _plausible(instance: SdpInstance, multipliers: Multipliers) -> bool:
 
 def _is_feasible(forms: Forms, multipliers: Multipliers, margin: float) -> bool:
     """Prove that M is positive semidefinite for every matrix within the rounding errors of its computation."""
-    matrix = assemble_lmi(forms, multipliers)
+    terms = lipschitz_terms(forms, multipliers)
+    matrix = assemble(terms)
     divisors = scale_to_unit_diagonal(matrix)
     if not all(np.isfinite(d).all() for d in divisors):
         return False
-    error = margin * error_norm(forms, multipliers, divisors)
+    error = margin * error_norm(terms, divisors)
     return is_positive_semidefinite_matrix(matrix, error, margin)
 
 
@@ -197,12 +198,13 @@ def _graded(multipliers: Multipliers, repair: float) -> Multipliers:
 
 def _repair(instance: SdpInstance, multipliers: Multipliers) -> Multipliers | None:
     """Smallest workable repair, by a geometric ladder and bisection, with the output scale that goes with it."""
-    matrix = assemble_lmi(instance.forms, multipliers)
+    terms = lipschitz_terms(instance.forms, multipliers)
+    matrix = assemble(terms)
     divisors = scale_to_unit_diagonal(matrix)
     order = elimination_order(matrix)
     # twice what the check will subtract
     rounding = 4.0 * rounding_of_elimination(matrix, order)
-    rounding += 4.0 * error_norm(instance.forms, multipliers, divisors)
+    rounding += 4.0 * error_norm(terms, divisors)
     failed, repair, best = 0.0, max(4.0 * rounding, _CHEAP_REPAIR / max(1, len(multipliers.hidden))), None
     while repair <= _LARGEST_REPAIR:
         found = _with_output_scale(instance, _graded(multipliers, repair), order, rounding)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from geolip_lirpa.activations import LeakyReLU, ReLU
 from geolip_lirpa.activations.base import SlopeInterval
 from geolip_lirpa.errors import SpecificationError
-from geolip_lirpa.lmi import assemble_lmi, lmi_error
+from geolip_lirpa.lmi import assemble_lmi, lipschitz_terms, matrix_error
 from geolip_lirpa.network import AffineOperator, Network, linear_operator, sequential
 from geolip_lirpa.sdp import Multipliers, SdpInstance
 from geolip_lirpa.types import Norm, OutputNorm
@@ -144,7 +144,8 @@ def _error(instance: SdpInstance, multipliers: Multipliers) -> np.ndarray:
     sizes = [len(k) for k in instance.forms.kept] + [instance.forms.rows]
     ends = np.cumsum(sizes)[:-1]
     unit = np.eye(sum(sizes))
-    return np.stack([np.concatenate(lmi_error(instance.forms, multipliers, np.split(e, ends))) for e in unit], axis=1)
+    terms = lipschitz_terms(instance.forms, multipliers)
+    return np.stack([np.concatenate(matrix_error(terms, np.split(e, ends))) for e in unit], axis=1)
 
 
 @given(seed=seeds)
