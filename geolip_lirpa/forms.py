@@ -196,17 +196,14 @@ class FormBlocks:
     hidden_error: dict[tuple[int, int], Block]
     output: dict[int, _Flow]
 
-    def belong_to(self, network: Network, slopes: tuple[SlopeInterval, ...], input_scale: Tensor) -> bool:
-        """Whether they were built from these very objects."""
-        return self.network is network and self.slopes is slopes and self.input_scale is input_scale
 
-
-def build_forms(blocks: FormBlocks, rows: Tensor) -> Forms:
-    """The forms of some rows of C, with dead and irrelevant neurons removed.
+def build_forms(blocks: FormBlocks, rows: Tensor, prune: bool = True) -> Forms:
+    """The forms of some rows of C.
 
     Args:
         blocks: of the network, from `build_blocks`.
         rows: (m, n_out) float64.
+        prune: remove dead and irrelevant neurons; right for increments, wrong where constants count.
     """
     output: dict[int, Array] = {}
     output_error: dict[int, Array] = {}
@@ -218,7 +215,7 @@ def build_forms(blocks: FormBlocks, rows: Tensor) -> Forms:
     lower = tuple(-_widened(-s.lower.numpy()[k]) for s, k in pairs)
     upper = tuple(_widened(s.upper.numpy()[k]) for s, k in pairs)
     forms = Forms(blocks.kept, blocks.hidden, blocks.hidden_error, output, output_error, lower, upper, rows.shape[0])
-    return _prune(forms)
+    return _prune(forms) if prune else forms
 
 
 def build_blocks(network: Network, slopes: tuple[SlopeInterval, ...], input_scale: Tensor) -> FormBlocks:

@@ -71,7 +71,7 @@ class SdpInstance:
         output: how ``C f`` is measured: `ROWS` (then m = 1), `L1` or `L2`.
         tie_input: one multiplier for all inputs (looser, cheaper; no effect for l_2).
         tie_layers: one multiplier for all neurons of an activation.
-        blocks: filled in by `with_rows`, nobody else.
+        family: a program that differs in its rows only; filled in by `with_rows`, nobody else.
     """
 
     network: Network
@@ -82,7 +82,7 @@ class SdpInstance:
     output: OutputNorm = OutputNorm.ROWS
     tie_input: bool = False
     tie_layers: bool = False
-    blocks: FormBlocks | None = field(default=None, repr=False, compare=False)
+    family: SdpInstance | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.input_norm is Norm.L1:
@@ -102,18 +102,22 @@ class SdpInstance:
 
     @cached_property
     def _family_blocks(self) -> FormBlocks:
-        origin = (self.network, self.slopes, self.input_scale)
-        if self.blocks is not None and self.blocks.belong_to(*origin):
-            return self.blocks
-        return build_blocks(*origin)
+        family = self.family
+        if family is not None and all(a is b for a, b in zip(family._origin, self._origin, strict=True)):
+            return family._family_blocks
+        return build_blocks(*self._origin)
+
+    @property
+    def _origin(self) -> tuple[Network, tuple[SlopeInterval, ...], Tensor]:
+        return self.network, self.slopes, self.input_scale
 
     def with_rows(self, rows: Tensor, output: OutputNorm = OutputNorm.ROWS) -> SdpInstance:
-        """The program of other rows of C; the blocks of the network are computed once for all of them."""
-        return replace(self, rows=rows, output=output, blocks=self._family_blocks)
+        """The program of other rows of C; the blocks of the network are computed once for all, when needed."""
+        return replace(self, rows=rows, output=output, family=self)
 
     def with_input_scale(self, input_scale: Tensor) -> SdpInstance:
         """The program of another input set."""
-        return replace(self, input_scale=input_scale, blocks=None)
+        return replace(self, input_scale=input_scale, family=None)
 
 
 def input_diagonal(forms: Forms, multipliers: Multipliers) -> Array:
