@@ -99,7 +99,8 @@ def lipschitz_command(
         typer.Option(
             "--method",
             metavar="NAME",
-            help="sdp: tightest proven bound. norm-product, entrywise: proven, quick, loose. "
+            help="sdp: tightest proven bound. compositional: proven, block by block, for large networks. "
+            "norm-product, entrywise: proven, quick, loose. "
             "brute-force: exact up to rounding, few neurons, not proven. sampled: a lower bound only.",
             autocompletion=lambda: list(METHODS),
             rich_help_panel=_SOLVING,
@@ -110,7 +111,7 @@ def lipschitz_command(
         typer.Option(
             "--solver",
             metavar="NAME",
-            help="auto, low-rank, clarabel, scs, or mosek (needs a licence; auto never does).",
+            help="auto, low-rank, interior-point, clarabel, scs, or mosek (needs a licence; auto never does).",
             autocompletion=lambda: list(SOLVERS),
             rich_help_panel=_SOLVING,
         ),
@@ -217,8 +218,9 @@ def _seed(seed: int) -> int:
 def _require_certifiable(request: LipschitzRequest) -> None:
     if request.certificate is None:
         return
-    if request.method not in ("sdp", "norm-product", "entrywise"):
+    if request.method not in ("sdp", "compositional", "norm-product", "entrywise"):
         raise SpecificationError(
-            f"--certificate: the method {request.method} proves nothing. Use --method sdp, norm-product or entrywise."
+            f"--certificate: the method {request.method} proves nothing. "
+            "Use --method sdp, compositional, norm-product or entrywise."
         )
     require_writable("--certificate", request.certificate)

@@ -11,8 +11,8 @@ from pathlib import Path
 from geolip_lirpa.types import Norm, OutputNorm
 
 # Names for help and completion; a test compares them with the library's own tables.
-METHODS = ("sdp", "norm-product", "entrywise", "sampled", "brute-force")
-SOLVERS = ("auto", "low-rank", "clarabel", "scs", "mosek")
+METHODS = ("sdp", "compositional", "norm-product", "entrywise", "sampled", "brute-force")
+SOLVERS = ("auto", "low-rank", "interior-point", "clarabel", "scs", "mosek")
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from geolip_lirpa.errors import SpecificationError
 from geolip_lirpa.solvers.base import Solver
+from geolip_lirpa.solvers.interior_point import InteriorPointSolver
 from geolip_lirpa.solvers.low_rank import LowRankSolver
 
 #: Names that `make_solver` accepts.
-SOLVER_NAMES = ("auto", "low-rank", "cvxpy-clarabel", "cvxpy-scs", "cvxpy-mosek")
+SOLVER_NAMES = ("auto", "low-rank", "interior-point", "cvxpy-clarabel", "cvxpy-scs", "cvxpy-mosek")
 _SHORT = {"clarabel": "cvxpy-clarabel", "scs": "cvxpy-scs", "mosek": "cvxpy-mosek", "cvxpy": "cvxpy-clarabel"}
 
 
@@ -44,6 +45,8 @@ def make_solver(name: str, form: str = "auto", seed: int = 0) -> Solver:
     key = canonical_solver_name(name)
     if key in ("auto", "low-rank"):
         return LowRankSolver(seed=seed)
+    if key == "interior-point":
+        return InteriorPointSolver()
     # cvxpy takes a second to import; only those who ask for it wait
     from geolip_lirpa.solvers.cvxpy_backend import CvxpySolver
 

@@ -10,7 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
+import numpy as np
+
 from geolip_lirpa.sdp import Multipliers, SdpInstance
+from geolip_lirpa.types import Norm
 
 
 class Status(enum.Enum):
@@ -51,3 +54,10 @@ class Solver(Protocol):
     def solve(self, instances: Sequence[SdpInstance]) -> Sequence[SolverResult]:
         """Solve instances that share network, norms and number of rows, in order."""
         ...
+
+
+def constant_multipliers(instance: SdpInstance) -> Multipliers:
+    """Multipliers of an output that does not move: all zero, but for the output's proportions."""
+    tau = np.zeros(1 if instance.input_norm is Norm.L2 else instance.input_scale.numel())
+    hidden = tuple(np.zeros(s.lower.numel()) for s in instance.slopes)
+    return Multipliers(hidden, tau, np.ones(instance.rows.shape[0]))

@@ -1,6 +1,7 @@
 r"""A well scaled copy of an instance's program for interior-point and splitting methods, and the way back.
 
-Place in the data flow: level 7, used by `cvxpy_backend`. Exact equivalences, then rounding errors only:
+Place in the data flow: level 7, used by `cvxpy_backend` and `interior_point`. Exact equivalences, then rounding errors
+only:
 
 * *Fewer inputs.* With a single input multiplier (l_2, or tied l_inf) the program only sees the inputs through the row
   space of the forms on them: :math:`w = Q w'` with orthonormal columns Q.
@@ -21,7 +22,7 @@ import numpy as np
 from geolip_lirpa.forms import Forms
 from geolip_lirpa.natural_form import NaturalSdp, bilinear, limits, natural_form, natural_program
 from geolip_lirpa.rounding import Array
-from geolip_lirpa.sdp import Multipliers, SdpInstance
+from geolip_lirpa.sdp import Multipliers, SdpInstance, input_diagonal
 from geolip_lirpa.sparse_sdp import Form, Groups, SparseSdp, arrange, objective_weights, variable_groups
 from geolip_lirpa.standard_form import dual_program, replace_blocks, shifted_forms
 from geolip_lirpa.types import Norm, OutputNorm
@@ -47,7 +48,7 @@ def condition(instance: SdpInstance, form: Form = Form.DUAL) -> ConditionedSdp:
     Raises:
         SpecificationError: the instance has no natural form, and it was asked for.
     """
-    return _natural(instance) if form is Form.NATURAL else _dual(instance)
+    return _natural(instance) if form is Form.NATURAL else condition_dual(instance)
 
 
 # --- natural form ---------------------------------------------------------------------------------------------------
@@ -123,6 +124,32 @@ class ConditionedDual:
         groups = variable_groups(self.instance)
         return arrange(np.maximum(x, 0.0) * self.units, groups, self.instance)
 
+    def variables(self, multipliers: Multipliers) -> Array:
+        r"""A point x of the scaled program from multipliers of the instance, with :math:`\sum\tau = \sum\sigma`."""
+        groups, kept = variable_groups(self.instance), self.instance.forms.kept
+        parts = [input_diagonal(self.instance.forms, multipliers)]
+        parts += [values[k] for values, k in zip(multipliers.hidden, kept[1:], strict=True)]
+        # tied multipliers are means over their members
+        index, values = groups.diagonal, np.concatenate([*parts, multipliers.output])
+        x = np.bincount(index, values, len(self.units)) / np.maximum(np.bincount(index, minlength=len(self.units)), 1)
+        x /= self.units
+        inputs, outputs = np.unique(groups.input), np.unique(groups.output)
+        budget, weight = self.sdp.rhs[inputs] @ x[inputs], self.sdp.rhs[outputs] @ x[outputs]
+        # (tau, lambda) times r and sigma over r prove the same
+        ratio = np.sqrt(weight / budget) if weight > 0 and budget > 0 else 1.0
+        scale = np.full(len(x), ratio)
+        scale[outputs] = 1.0 / ratio
+        return x * scale
+
+    @property
+    def one_output(self) -> bool:
+        """Whether the output rows share one vector of length one."""
+        return self.instance.output is OutputNorm.L2
+
+    def project_input(self, vectors: Array) -> Array:
+        """Vectors of the inputs of length 1, or of the length that they have together."""
+        return _project_input(self.instance, vectors)
+
     def feasible_value(self, gram: Array) -> float:
         r"""See `ConditionedSdp`; :math:`2X` is near the Gram matrix of vectors ``(w, t, u)``.
 
@@ -151,9 +178,11 @@ class ConditionedDual:
 
 
 _TINY = 1e-150
+_UNCANCELLED = 1e-2
 
 
-def _dual(instance: SdpInstance) -> ConditionedDual:
+def condition_dual(instance: SdpInstance) -> ConditionedDual:
+    """The dual form of an instance whose output depends on its input, reduced and scaled."""
     groups = variable_groups(instance)
     weights = objective_weights(instance, groups)
     forms, reduced = _fewer_inputs(instance)
@@ -205,7 +234,8 @@ def _row_space(forms: Forms) -> Forms:
 def _estimate(instance: SdpInstance, forms: Forms) -> tuple[list[Array], float]:
     r"""Sizes of all t_i and of the value, from the linear network with slopes :math:`g/\sqrt2`.
 
-    :math:`\tfrac g2 |dv + |dv| u| = \tfrac{g}{\sqrt2} |dv|` for a unit vector u orthogonal to dv.
+    :math:`\tfrac g2 |dv + |dv| u| = \tfrac{g}{\sqrt2} |dv|` for a unit vector u orthogonal to dv. Paths may cancel
+    in the linear network; a fraction of what they give when they do not is the least.
     """
     points = {0: np.eye(len(forms.kept[0]))}
     for l in range(1, len(forms.kept)):
@@ -216,11 +246,20 @@ def _estimate(instance: SdpInstance, forms: Forms) -> tuple[list[Array], float]:
     ball = instance.input_norm is Norm.L2
     direction = strongest / max(float(np.linalg.norm(strongest)), _TINY) if ball else np.sign(strongest)
     spread = 1.0 / np.sqrt(len(forms.kept[0])) if ball else 1.0
-    scales = [np.hypot(p @ direction, spread * np.linalg.norm(p, axis=1)) for _, p in sorted(points.items())]
-    scales = [np.ones_like(scales[0]), *(_clean(s, instance.tie_layers) for s in scales[1:])]
+    sizes = {s: np.hypot(p @ direction, spread * np.linalg.norm(p, axis=1)) for s, p in points.items()}
+    for l in range(1, len(forms.kept)):
+        alone = forms.upper[l - 1] * _alone({s: b for (row, s), b in forms.hidden.items() if row == l}, sizes)
+        sizes[l] = _clean(np.maximum(sizes[l], _UNCANCELLED * alone), instance.tie_layers)
     reached = np.hypot(final @ direction, spread * np.linalg.norm(final, axis=1))
+    reached = np.maximum(reached, _UNCANCELLED * _alone(forms.output, sizes))
     total = np.linalg.norm(reached) if instance.output is OutputNorm.L2 else reached.sum()
+    scales = [np.ones_like(sizes[0]), *(sizes[l] for l in range(1, len(forms.kept)))]
     return scales, float(total) if total > _TINY else 1.0
+
+
+def _alone(blocks: dict[int, Array], sizes: dict[int, Array]) -> Array:
+    """Sizes of forms when nothing cancels: root of the sum of squares."""
+    return np.sqrt(np.asarray(sum(block**2 @ sizes[s] ** 2 for s, block in blocks.items())))
 
 
 def _clean(scale: Array, uniform: bool) -> Array:
@@ -245,5 +284,9 @@ def _image(blocks: dict[int, Array], points: dict[int, Array]) -> Array:
 
 def _factor(gram: Array) -> Array:
     """A matrix R with R R^T equal to the positive semidefinite part of a symmetric matrix."""
+    try:
+        return np.asarray(np.linalg.cholesky(gram), dtype=np.float64)
+    except np.linalg.LinAlgError:
+        pass
     values, vectors = np.linalg.eigh(0.5 * (gram + gram.T))
     return np.asarray(vectors * np.sqrt(np.maximum(values, 0.0)))

@@ -22,11 +22,10 @@ from scipy import sparse
 from geolip_lirpa.errors import SolverError, SolverUnavailableError, SpecificationError
 from geolip_lirpa.natural_form import has_natural_form
 from geolip_lirpa.rounding import Array
-from geolip_lirpa.sdp import Multipliers, SdpInstance
-from geolip_lirpa.solvers.base import SolverResult, Status
+from geolip_lirpa.sdp import SdpInstance
+from geolip_lirpa.solvers.base import SolverResult, Status, constant_multipliers
 from geolip_lirpa.solvers.conditioning import condition
 from geolip_lirpa.sparse_sdp import Form, SparseMatrices, SparseSdp, is_constant
-from geolip_lirpa.types import Norm
 
 BACKENDS = ("CLARABEL", "MOSEK", "SCS")
 FORMS = ("auto", "dual", "natural")
@@ -84,7 +83,8 @@ class CvxpySolver:
     def _solve_one(self, instance: SdpInstance) -> SolverResult:
         start = time.perf_counter()
         if is_constant(instance.forms):
-            return SolverResult(_constant(instance), 0.0, Status.CONVERGED, 0, time.perf_counter() - start, self._label)
+            seconds = time.perf_counter() - start
+            return SolverResult(constant_multipliers(instance), 0.0, Status.CONVERGED, 0, seconds, self._label)
         program = condition(instance, self._form(instance))
         outcome = _optimum(program.sdp, self)
         multipliers = program.multipliers(outcome.x)
@@ -163,13 +163,6 @@ def _require(backend: str) -> None:
                 f"solver cvxpy-{backend.lower()}: the package {package!r} is missing. Install it with: pip install "
                 "'geolip-lirpa[mosek]', or use the built-in solver (--solver low-rank)."
             )
-
-
-def _constant(instance: SdpInstance) -> Multipliers:
-    """Multipliers of an output that does not move: all zero, but for the output's proportions."""
-    tau = np.zeros(1 if instance.input_norm is Norm.L2 else instance.input_scale.numel())
-    hidden = tuple(np.zeros(s.lower.numel()) for s in instance.slopes)
-    return Multipliers(hidden, tau, np.ones(instance.rows.shape[0]))
 
 
 # --- the program in cvxpy -------------------------------------------------------------------------------------------
