@@ -35,7 +35,9 @@ from geolip_lirpa.rounding import Array, gamma
 _SPARSE_COST = 8.0
 
 
-def is_positive_semidefinite_matrix(matrix: BlockMatrix, error: float, margin: float = 1.0) -> bool:
+def is_positive_semidefinite_matrix(
+    matrix: BlockMatrix, error: float, margin: float = 1.0, order: Sequence[int] | None = None
+) -> bool:
     """Prove that every symmetric matrix within `error` (spectral norm) of `matrix` is positive semidefinite.
 
     Args:
@@ -46,7 +48,7 @@ def is_positive_semidefinite_matrix(matrix: BlockMatrix, error: float, margin: f
     Returns:
         True only if proven. False says nothing.
     """
-    order = elimination_order(matrix)
+    order = elimination_order(matrix) if order is None else order
     traces = [float(matrix.diagonal_entries(s).sum()) for s in range(len(matrix.diagonal))]
     if not np.isfinite([error, *traces]).all():
         return False

@@ -13,8 +13,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from geolip_lirpa.composition import Composition
 from geolip_lirpa.errors import SolverError
 from geolip_lirpa.proof import objective_is_zero, prove
+from geolip_lirpa.proof_cost import proof_cost
 from geolip_lirpa.sdp import Multipliers, SdpInstance
 from geolip_lirpa.solvers.base import Solver, SolverResult
 from geolip_lirpa.solvers.low_rank import Factor, LowRankResult, LowRankSolver
@@ -25,6 +27,9 @@ Progress = Callable[[int, int], None]
 
 # Stages of the low-rank solver: (additional rank, gradient tolerance). Most programs end after the first.
 _STAGES = ((0, 1e-7), (4, 1e-8), (12, 1e-9), (24, 1e-10))
+# Those for programs whose proof takes longer than their solution; from this many multiplications on.
+_LARGE_STAGES = ((12, 1e-6), (24, 1e-8))
+_LARGE_PROOF = 1e11
 # Numbers of one program in a batch, times its copies in L-BFGS, should stay below this many bytes.
 _BATCH_BYTES = 1 << 30
 _COPIES = 40
@@ -42,6 +47,7 @@ class ProvenBound:
         seconds: solving and proving.
         solver: its name.
         factor: low-rank vectors, for rounding.
+        composition: the proof by blocks, where `multipliers` is None for that reason.
     """
 
     upper: float
@@ -50,6 +56,7 @@ class ProvenBound:
     seconds: float
     solver: str
     factor: Factor | None = None
+    composition: Composition | None = None
 
     @property
     def relative_gap(self) -> float | None:
@@ -112,7 +119,7 @@ def _bound_in_stages(
 ) -> None:
     """Fill and improve `results`, with more effort for those that still need it."""
     pending = [i for i, result in enumerate(results) if result is None]
-    for extra, tolerance in _STAGES:
+    for extra, tolerance in _stages(instances[0]):
         stage = replace(solver, rank=solver.rank + extra, tolerance=tolerance)
         for chunk in _chunks(pending, instances[0], stage.rank):
             found = stage.solve([instances[i] for i in chunk], _starts(chunk, results, stage.rank))
@@ -123,6 +130,11 @@ def _bound_in_stages(
         pending = _pending(results, groups, target)
         if not pending:
             break
+
+
+def _stages(instance: SdpInstance) -> tuple[tuple[int, float], ...]:
+    """Where a proof takes long, none is tried before the solver has what it needs."""
+    return _LARGE_STAGES if proof_cost(instance).operations > _LARGE_PROOF else _STAGES
 
 
 def _trivial(instance: SdpInstance, name: str) -> ProvenBound | None:

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from geolip_lirpa.baselines import entrywise_bound, norm_product
+from geolip_lirpa.baselines import best_norm_bound
+from geolip_lirpa.baselines.matrix_free import NodeRadii
+from geolip_lirpa.composition import Composition, Front, front_constant, last_block, product
 from geolip_lirpa.errors import CertificateError
 from geolip_lirpa.network import Network
 from geolip_lirpa.proof import verify
@@ -32,9 +34,11 @@ class Claim:
     Args:
         sample: position in the batch of input regions (0 for a global statement).
         row: position among the rows of C, or None when the rows are measured together (output l_1 or l_2).
-        coordinate: input coordinate of a one-coordinate program (l_1 input), or None.
+        coordinate: input coordinate of a one-coordinate program (l_1 input), or None. For l_1 input None says that
+            the bound holds for all coordinates, since it is one over the l_2 ball.
         upper: the claimed bound.
         multipliers: the proof; None where the bound is the product of norms, which the checker computes itself.
+        composition: the proof by blocks; None where `multipliers` or norms are the proof.
     """
 
     sample: int
@@ -42,6 +46,7 @@ class Claim:
     coordinate: int | None
     upper: float
     multipliers: Multipliers | None
+    composition: Composition | None = None
 
 
 @dataclass(frozen=True)
@@ -110,10 +115,13 @@ class Certificate:
         coordinates = torch.nonzero(self.input_scale).flatten().tolist() if self.norm is Norm.L1 else [None]
         found = {(c.sample, c.row, c.coordinate): c.upper for c in self.claims}
         parts: list[int | None] = [None] if together else list(range(count))
-        bounds = [
-            [max((found.get((b, row, j), math.inf) for j in coordinates), default=0.0) for row in parts]
-            for b in range(samples)
-        ]
+
+        def bound(b: int, row: int | None) -> float:
+            # for l_1 input either one claim for all coordinates or one for each
+            separate = max((found.get((b, row, j), math.inf) for j in coordinates), default=0.0)
+            return min(separate, found.get((b, row, None), math.inf))
+
+        bounds = [[bound(b, row) for row in parts] for b in range(samples)]
         result = torch.tensor(bounds, dtype=torch.float64)
         return result.amax(dim=1, keepdim=True) if self.output is OutputNorm.LINF else result
 
@@ -135,6 +143,9 @@ def claim_instance(certificate: Certificate, claim: Claim, family: SdpInstance) 
     output = OutputNorm.ROWS if claim.row is not None else certificate.output
     if claim.coordinate is not None:
         family = family.with_input_scale(one_coordinate(certificate.input_scale, claim.coordinate))
+    elif certificate.norm is Norm.L1:
+        # |x|_2 <= |x|_1: a bound over the l_2 ball holds for every coordinate
+        family = replace(family, input_norm=Norm.L2)
     return family.with_rows(rows, output)
 
 
@@ -163,8 +174,9 @@ def check(certificate: Certificate, network: Network, slopes: Sequence[SlopeInte
     norm = Norm.LINF if certificate.norm is Norm.L1 else certificate.norm
     first = certificate.rows[0, :1]
     families = [SdpInstance(network, s, norm, certificate.input_scale, first) for s in slopes]
+    shared = _Shared()
     for claim in certificate.claims:
-        proven = _prove_claim(claim_instance(certificate, claim, families[claim.sample]), claim)
+        proven = _prove_claim(claim_instance(certificate, claim, families[claim.sample]), claim, shared)
         if proven is None or proven > claim.upper:
             raise CertificateError(
                 f"certificate: the claim {_name(claim)} <= {claim.upper!r} is not proven by its multipliers "
@@ -176,10 +188,37 @@ def check(certificate: Certificate, network: Network, slopes: Sequence[SlopeInte
     return bounds
 
 
-def _prove_claim(instance: SdpInstance, claim: Claim) -> float | None:
+@dataclass
+class _Shared:
+    """What several claims of one sample have in common, proven once: fronts, and the radii of the network's nodes."""
+
+    constants: dict[tuple[int, Front], float | None] = field(default_factory=dict)
+    radii: dict[int, NodeRadii] = field(default_factory=dict)
+
+    def constant(self, instance: SdpInstance, claim: Claim, front: Front) -> float | None:
+        key = (claim.sample, front)
+        if key not in self.constants:
+            self.constants[key] = front_constant(instance, front)
+        return self.constants[key]
+
+    def norm_bound(self, instance: SdpInstance, claim: Claim) -> float:
+        if claim.coordinate is not None:
+            return best_norm_bound(instance)
+        if claim.sample not in self.radii:
+            norm, scale = instance.input_norm, instance.input_scale
+            self.radii[claim.sample] = NodeRadii(instance.network, instance.slopes, norm, scale)
+        return best_norm_bound(instance, self.radii[claim.sample])
+
+
+def _prove_claim(instance: SdpInstance, claim: Claim, shared: _Shared) -> float | None:
+    if claim.composition is not None:
+        front = claim.composition.front
+        first = shared.constant(instance, claim, front)
+        last = None if first is None else last_block(instance, front).constant(claim.composition.last)
+        return None if first is None or last is None else product([first, last])
     if claim.multipliers is not None:
         return verify(instance, claim.multipliers)
-    return min(norm_product(instance), entrywise_bound(instance))
+    return shared.norm_bound(instance, claim)
 
 
 def _name(claim: Claim) -> str:
@@ -203,7 +242,8 @@ def _check_statement(certificate: Certificate, network: Network, samples: int) -
     for claim in certificate.claims:
         fits = 0 <= claim.sample < samples and (claim.row is None) == together
         fits = fits and (claim.row is None or 0 <= claim.row < rows.shape[1])
-        fits = fits and (claim.coordinate is not None) == (certificate.norm is Norm.L1)
+        fits = fits and (claim.coordinate is None or certificate.norm is Norm.L1)
+        fits = fits and (claim.multipliers is None or claim.composition is None)
         if not (fits and (claim.coordinate is None or 0 <= claim.coordinate < network.input_size)):
             raise CertificateError(f"certificate: the claim {_name(claim)} is not a part of its statement.")
 

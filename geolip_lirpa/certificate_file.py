@@ -15,7 +15,7 @@ import math
 import os
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from geolip_lirpa.certificate import Certificate, Claim, LocalScope
+from geolip_lirpa.composition import Composition, Front
 from geolip_lirpa.errors import CertificateError, GeolipError
 from geolip_lirpa.rounding import Array
 from geolip_lirpa.sdp import Multipliers
@@ -53,29 +54,64 @@ def _tensor(record: Any) -> Tensor:
     return tensor
 
 
-def _claim_record(claim: Claim) -> dict[str, Any]:
-    m = claim.multipliers
-    proof = None
-    if m is not None:
-        hidden = [_encode(h) for h in m.hidden]
-        proof = {"hidden": hidden, "input": _encode(m.input), "output": _encode(m.output)}
+def _proof_record(m: Multipliers | None) -> dict[str, Any] | None:
+    if m is None:
+        return None
+    return {"hidden": [_encode(h) for h in m.hidden], "input": _encode(m.input), "output": _encode(m.output)}
+
+
+def _read_proof(record: Any) -> Multipliers | None:
+    if record is None:
+        return None
+    hidden = tuple(_decode(h) for h in record["hidden"])
+    return Multipliers(hidden, _decode(record["input"]), _decode(record["output"]))
+
+
+def _front_record(front: Front) -> dict[str, Any]:
     return {
+        "cuts": list(front.cuts),
+        "weights": [_encode(w) for w in front.weights],
+        "multipliers": [_proof_record(m) for m in front.proofs],
+    }
+
+
+def _read_front(record: Any) -> Front:
+    return Front(
+        tuple(int(c) for c in record["cuts"]),
+        tuple(_decode(w) for w in record["weights"]),
+        tuple(_read_proof(m) for m in record["multipliers"]),
+    )
+
+
+def _claim_record(claim: Claim, fronts: list[Front]) -> dict[str, Any]:
+    """A claim; `fronts` collects what several of them may share."""
+    record: dict[str, Any] = {
         "sample": claim.sample,
         "row": claim.row,
         "coordinate": claim.coordinate,
         "upper": claim.upper,
-        "multipliers": proof,
+        "multipliers": _proof_record(claim.multipliers),
     }
+    if claim.composition is not None:
+        if claim.composition.front not in fronts:
+            fronts.append(claim.composition.front)
+        number = fronts.index(claim.composition.front)
+        record["blocks"] = {"front": number, "multipliers": _proof_record(claim.composition.last)}
+    return record
 
 
-def _read_claim(record: Any) -> Claim:
-    m, multipliers = record["multipliers"], None
-    if m is not None:
-        multipliers = Multipliers(tuple(_decode(h) for h in m["hidden"]), _decode(m["input"]), _decode(m["output"]))
+def _read_claim(record: Any, fronts: Sequence[Front]) -> Claim:
     upper = float(record["upper"])
     if not math.isfinite(upper):
         raise ValueError("a claim is not a finite number")
-    return Claim(int(record["sample"]), _index(record["row"]), _index(record["coordinate"]), upper, multipliers)
+    blocks, composition = record.get("blocks"), None
+    if blocks is not None:
+        number = int(blocks["front"])
+        if not 0 <= number < len(fronts):
+            raise ValueError("front")
+        composition = Composition(fronts[number], _read_proof(blocks["multipliers"]))
+    row, coordinate = _index(record["row"]), _index(record["coordinate"])
+    return Claim(int(record["sample"]), row, coordinate, upper, _read_proof(record["multipliers"]), composition)
 
 
 def _index(value: Any) -> int | None:
@@ -114,6 +150,8 @@ def _digest(record: Mapping[str, Any]) -> str:
 
 def save_certificate(certificate: Certificate, path: str | os.PathLike[str]) -> None:
     """Write a certificate; the file appears complete or not at all."""
+    fronts: list[Front] = []
+    claims = [_claim_record(c, fronts) for c in certificate.claims]
     record: dict[str, Any] = {
         "format": FORMAT,
         "version": VERSION,
@@ -126,8 +164,10 @@ def save_certificate(certificate: Certificate, path: str | os.PathLike[str]) -> 
         "rests_on": list(certificate.rests_on),
         "metadata": dict(certificate.metadata),
         "region": None if certificate.local is None else _region_record(certificate.local),
-        "claims": [_claim_record(c) for c in certificate.claims],
+        "claims": claims,
     }
+    if fronts:
+        record["fronts"] = [_front_record(front) for front in fronts]
     record["digest"] = _digest(record)
     write_atomically(Path(path), json.dumps(record, indent=1))
 
@@ -194,6 +234,7 @@ def load_certificate(path: str | os.PathLike[str]) -> Certificate:
 def _read(record: Mapping[str, Any]) -> Certificate:
     if record["scope"] != ("global" if record["region"] is None else "local") or not record["claims"]:
         raise ValueError("scope, region or claims")
+    fronts = [_read_front(front) for front in record.get("fronts", ())]
     return Certificate(
         signature=str(record["network"]),
         norm=Norm(record["norm"]),
@@ -201,7 +242,7 @@ def _read(record: Mapping[str, Any]) -> Certificate:
         rows=_tensor(record["rows"]),
         output=OutputNorm(record["output"]),
         scope=record["scope"],
-        claims=tuple(_read_claim(c) for c in record["claims"]),
+        claims=tuple(_read_claim(c, fronts) for c in record["claims"]),
         local=None if record["region"] is None else _read_region(record["region"]),
         metadata=dict(record["metadata"]),
         rests_on=tuple(str(r) for r in record["rests_on"]),

@@ -25,7 +25,8 @@ from torch import Tensor
 from geolip_lirpa import interval
 from geolip_lirpa.activations import Activation
 from geolip_lirpa.interval import Bounds, InputSet
-from geolip_lirpa.network import AffineOperator, Inputs, Network
+from geolip_lirpa.linear_maps import Inputs
+from geolip_lirpa.network import AffineOperator, Network
 from geolip_lirpa.relaxation import Lines, Relaxation
 from geolip_lirpa.rounding import UNIT_ROUNDOFF, gamma, lengths
 from geolip_lirpa.types import Norm

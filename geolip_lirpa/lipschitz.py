@@ -62,8 +62,10 @@ def compute_lipschitz(
         norm: p of the input norm, 1, 2 or inf; default: the perturbation's, else inf.
         output: "rows", or 1, 2, inf to bound the vector ``C (f(x) - f(x'))`` in that norm.
         scope: "global": the formal global constant. "local": slopes from pre-activation bounds over the region.
-        method: "sdp" (GeoLIP's program), "norm-product", "entrywise", "brute-force" or "sampled".
-        solver: "auto", "low-rank", "clarabel", "scs" or "mosek" (the last needs a licence; auto never does).
+        method: "sdp" (GeoLIP's program; beyond the reach of its proof what "compositional" and norms prove),
+            "compositional" (block by block), "norm-product", "entrywise", "brute-force" or "sampled".
+        solver: "auto", "low-rank", "interior-point", "clarabel", "scs" or "mosek" (which needs a licence; auto never
+            does).
         form: for cvxpy solvers: "dual", "natural" (single rows over one layer of activations), or "auto", natural
             where it exists.
         bound_method: "ibp", "crown" or "alpha-crown": how scope "local" bounds pre-activations.

@@ -14,15 +14,13 @@ from geolip_lirpa.network import Network
 from geolip_lirpa.slopes import SlopeIntervals
 from geolip_lirpa.types import Norm, OutputNorm, Proof
 
-#: Ways to bound: GeoLIP's program, two products of norms (proven), enumeration of all slope patterns (exact for the
-#: formal constant up to rounding, few neurons) and sampling (a lower bound only).
-METHODS = ("sdp", "norm-product", "entrywise", "brute-force", "sampled")
+#: Ways to bound: GeoLIP's program, the same by consecutive blocks of the network, two products of norms (all proven),
+#: enumeration of all slope patterns (exact for the formal constant up to rounding, few neurons) and sampling (a lower
+#: bound only).
+METHODS = ("sdp", "compositional", "norm-product", "entrywise", "brute-force", "sampled")
 
 #: Methods whose bounds are proven and go into certificates.
-PROVEN_METHODS = ("sdp", "norm-product", "entrywise")
-
-#: Largest number of variables (kept inputs and free neurons) for which a dense proof is attempted.
-DENSE_LIMIT = 12_000
+PROVEN_METHODS = ("sdp", "compositional", "norm-product", "entrywise")
 
 
 @dataclass(frozen=True)
@@ -64,7 +62,8 @@ class RowBound:
         upper: proven (`proof` is `RIGOROUS`) or estimated (`NUMERICAL`) upper bound.
         lower: attained by a witness.
         proof: what `upper` is worth.
-        solver: whose multipliers prove `upper`; ``"norm-product"`` where no SDP bound could be proven.
+        solver: whose multipliers prove `upper`; ``"compositional"`` where a proof in one piece was out of reach and the
+            network was bounded block by block, ``"norm-product"`` where no SDP bound could be proven.
         relative_gap: between `upper` and the relaxation's value at a feasible point; None when unknown.
         seconds: spent on this bound.
         value: the relaxation's value at a feasible point; not a bound of anything but the relaxation.

@@ -34,10 +34,12 @@ class BlockMatrix:
     Args:
         diagonal: per block a vector (n,), when the block is diagonal, or a symmetric array (n, n).
         coupling: blocks ``(t, s)`` with t > s below the diagonal; absent means zero.
+        places: per block, where its variables lie in an image, (n, 2) or None; only the cost of a proof depends on it.
     """
 
     diagonal: list[Array]
     coupling: dict[tuple[int, int], Block]
+    places: list[Array | None] | None = None
 
     @property
     def sizes(self) -> list[int]:
@@ -111,7 +113,7 @@ def assemble_lmi(forms: Forms, multipliers: Multipliers) -> BlockMatrix:
 def assemble(terms: MatrixTerms) -> BlockMatrix:
     """The matrix, in floating point."""
     forms = terms.forms
-    matrix = BlockMatrix([terms.input], {})
+    matrix = BlockMatrix([terms.input], {}, [*forms.places, None])
     for l, layer in enumerate(terms.layers, start=1):
         matrix.diagonal.append(layer.diagonal)
         for s in _sources(forms, l):

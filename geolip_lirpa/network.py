@@ -19,9 +19,7 @@ import torch
 from torch import Tensor
 
 from geolip_lirpa.activations.base import Activation
-
-Inputs = tuple[Tensor, ...]
-Parameters = tuple[Tensor, ...]
+from geolip_lirpa.linear_maps import Dense, Inputs, Parameters
 
 
 @dataclass(frozen=True)
@@ -189,7 +187,7 @@ def linear_operator(weight: Tensor, bias: Tensor | None = None) -> AffineOperato
     """``x -> weight x + bias`` on vectors; weight (out, in), bias (out,), both cast to float64."""
     return AffineOperator(
         "Linear",
-        lambda inputs, parameters: torch.nn.functional.linear(inputs[0], parameters[0]),
+        Dense(),
         (weight.detach().to(torch.float64),),
         None if bias is None else bias.detach().to(torch.float64),
         sum_roundings=weight.shape[1] + 1,

@@ -9,17 +9,18 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from geolip_lirpa.baselines import brute_force, entrywise_bound, norm_product
+from geolip_lirpa.baselines import best_norm_bound, brute_force, entrywise_bound, matrix_free_bound, norm_product
+from geolip_lirpa.baselines.best_norm import DENSE_VARIABLES
+from geolip_lirpa.block_bounding import NORM_SLACK, block_fits, bound_by_blocks
 from geolip_lirpa.bounding import BoundsInterrupted, Progress, ProvenBound, bound_programs
-from geolip_lirpa.certificate import Certificate, Claim, network_signature, one_coordinate, rests_on
+from geolip_lirpa.certificate import Certificate, Claim, network_signature, rests_on
 from geolip_lirpa.errors import SpecificationError
 from geolip_lirpa.lipschitz_types import (
-    DENSE_LIMIT,
     METHODS,
     PROVEN_METHODS,
     LipschitzOptions,
@@ -29,14 +30,14 @@ from geolip_lirpa.lipschitz_types import (
 )
 from geolip_lirpa.lower_bounds import PatternBound, Vectors, attained_lower_bounds, pattern_lower_bounds
 from geolip_lirpa.network import Network
+from geolip_lirpa.programs import Part, family_of, make_parts
+from geolip_lirpa.proof_cost import proof_fits
 from geolip_lirpa.rounding import STATEMENT_RANGE
 from geolip_lirpa.sdp import SdpInstance
 from geolip_lirpa.slopes import global_slopes
-from geolip_lirpa.solvers.auto import make_solver
+from geolip_lirpa.solvers.auto import canonical_solver_name, make_solver
+from geolip_lirpa.solvers.low_rank import LowRankSolver
 from geolip_lirpa.types import Norm, OutputNorm, Proof
-
-# Relative slack of claims that the checker recomputes: another BLAS sums in another order.
-_CLAIM_SLACK = 1e-10
 
 
 def global_problem(network: Network, rows: Tensor | None = None, input_scale: Tensor | None = None) -> LipschitzProblem:
@@ -112,11 +113,11 @@ def network_lipschitz(
     """
     begin = time.perf_counter()
     _require_method(options)
-    _require_size(problem.network)
-    parts = _parts(problem, options)
+    whole = not _is_beyond(problem, options)
+    parts = make_parts(problem, options, whole)
     lowers: dict[int, tuple[float, Tensor | None]] = {}
     try:
-        bounds = _upper_bounds(options, parts, progress)
+        bounds = _upper_bounds(options, parts, whole, progress)
     except BoundsInterrupted as stop:
         bounds = [_with_fallback(p.instance, bound) for p, bound in zip(parts, stop.bounds, strict=True)]
         raise LipschitzInterrupted(_result(problem, options, parts, bounds, lowers, begin)) from None
@@ -127,19 +128,40 @@ def network_lipschitz(
     return _result(problem, options, parts, bounds, lowers, begin)
 
 
-def _upper_bounds(options: LipschitzOptions, parts: Sequence[_Part], progress: Progress | None) -> list[ProvenBound]:
+def _is_beyond(problem: LipschitzProblem, options: LipschitzOptions) -> bool:
+    """Whether the network is too large for what the method does on smaller ones."""
+    network = problem.network
+    large = network.input_size + network.hidden_size > DENSE_VARIABLES
+    if options.method == "brute-force" and large:
+        raise SpecificationError(
+            f"method 'brute-force': got {network.hidden_size} neurons; it enumerates all slope patterns of about 20. "
+            "Use method 'sdp'."
+        )
+    if options.method in ("norm-product", "entrywise"):
+        return large
+    fits = {"sdp": proof_fits, "compositional": block_fits}.get(options.method)
+    return fits is not None and not all(fits(family_of(problem, options, b)) for b in range(problem.rows.shape[0]))
+
+
+def _upper_bounds(
+    options: LipschitzOptions, parts: Sequence[Part], whole: bool, progress: Progress | None
+) -> list[ProvenBound]:
     instances = [p.instance for p in parts]
-    if options.method == "sdp":
+    if options.method in ("sdp", "compositional") and not whole:
+        with_values = options.method == "sdp"
+        samples, low_rank = [p.sample for p in parts], LowRankSolver(seed=options.seed)
+        return bound_by_blocks(instances, samples, low_rank, with_values=with_values, progress=progress)
+    if options.method in ("sdp", "compositional"):
         solver = make_solver(options.solver, options.form, options.seed)
         found = bound_programs(instances, [p.group for p in parts], solver, options.relative_gap, progress)
         return [_with_fallback(i, bound) for i, bound in zip(instances, found, strict=True)]
     rules = {"norm-product": norm_product, "entrywise": entrywise_bound, "brute-force": brute_force}
-    rule = rules.get(options.method, lambda instance: math.inf)
+    rule = rules.get(options.method, lambda instance: math.inf) if whole else matrix_free_bound
     bounds = []
     for number, instance in enumerate(instances, start=1):
         begin = time.perf_counter()
         # a claim must survive being recomputed with another order of summation
-        upper = rule(instance) * (1.0 + _CLAIM_SLACK)
+        upper = rule(instance) * (1.0 + NORM_SLACK)
         bounds.append(ProvenBound(upper, None, None, time.perf_counter() - begin, options.method))
         if progress is not None:
             progress(number, len(instances))
@@ -151,63 +173,11 @@ def _require_method(options: LipschitzOptions) -> None:
         raise SpecificationError(
             f"method: got {options.method!r}; allowed are {', '.join(METHODS)}. 'sdp' is the tightest proven one."
         )
-
-
-def _require_size(network: Network) -> None:
-    size = network.input_size + network.hidden_size
-    if size > DENSE_LIMIT:
+    solver = canonical_solver_name(options.solver)
+    if options.method == "compositional" and solver not in ("auto", "low-rank"):
         raise SpecificationError(
-            f"network: {network.input_size} inputs and {network.hidden_size} neurons; proofs reach {DENSE_LIMIT} in "
-            "all. Bound a part of the network (final_node_name=...) or a smaller network."
+            f"method 'compositional': got solver {options.solver!r}; it works with 'low-rank' alone. Leave solver out."
         )
-
-
-# --- programs of a problem ------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Part:
-    """One program: its place in the problem, and the group whose maximum it contributes to."""
-
-    sample: int
-    row: int | None
-    coordinate: int | None
-    group: int
-    instance: SdpInstance
-
-
-def _parts(problem: LipschitzProblem, options: LipschitzOptions) -> list[_Part]:
-    together = options.output in (OutputNorm.L1, OutputNorm.L2)
-    samples, count = problem.rows.shape[:2]
-    parts: list[_Part] = []
-    for b in range(samples):
-        family = _family(problem, options, b)
-        for j, scaled in _coordinates(problem, options, family):
-            if together:
-                parts.append(_Part(b, None, j, b, scaled.with_rows(problem.rows[b], options.output)))
-                continue
-            for row in range(count):
-                group = b if options.output is OutputNorm.LINF else b * count + row
-                parts.append(_Part(b, row, j, group, scaled.with_rows(problem.rows[b, row : row + 1])))
-    return parts
-
-
-def _family(problem: LipschitzProblem, options: LipschitzOptions, b: int) -> SdpInstance:
-    norm = Norm.LINF if options.norm is Norm.L1 else options.norm
-    return SdpInstance(
-        problem.network, problem.slopes[b], norm, problem.input_scale, problem.rows[b, :1],
-        tie_input=options.tie_input, tie_layers=options.tie_layers,
-    )  # fmt: skip
-
-
-def _coordinates(
-    problem: LipschitzProblem, options: LipschitzOptions, family: SdpInstance
-) -> list[tuple[int | None, SdpInstance]]:
-    r"""For l_1 one program a coordinate: the unit ball is the hull of :math:`\pm s_j e_j`, the FGL convex in dx."""
-    if options.norm is not Norm.L1:
-        return [(None, family)]
-    coordinates = torch.nonzero(problem.input_scale).flatten().tolist()
-    return [(j, family.with_input_scale(one_coordinate(problem.input_scale, j))) for j in coordinates]
 
 
 # --- results --------------------------------------------------------------------------------------------------------
@@ -216,7 +186,7 @@ def _coordinates(
 def _result(
     problem: LipschitzProblem,
     options: LipschitzOptions,
-    parts: Sequence[_Part],
+    parts: Sequence[Part],
     bounds: Sequence[ProvenBound],
     lowers: dict[int, tuple[float, Tensor | None]],
     begin: float,
@@ -236,15 +206,16 @@ def _with_fallback(instance: SdpInstance, bound: ProvenBound) -> ProvenBound:
     """Where the solver's multipliers prove nothing, the product of norms is still a proof."""
     if math.isfinite(bound.upper):
         return bound
-    upper = min(norm_product(instance), entrywise_bound(instance)) * (1.0 + _CLAIM_SLACK)
+    upper = best_norm_bound(instance) * (1.0 + NORM_SLACK)
     return replace(bound, upper=upper, solver="norm-product")
 
 
 def _lower_bounds(
-    problem: LipschitzProblem, options: LipschitzOptions, parts: Sequence[_Part], bounds: Sequence[ProvenBound]
+    problem: LipschitzProblem, options: LipschitzOptions, parts: Sequence[Part], bounds: Sequence[ProvenBound]
 ) -> dict[int, tuple[float, Tensor | None]]:
     """Attained lower bound by group: of the group's program with the largest upper bound."""
-    if not options.lower_bounds:
+    if not options.lower_bounds or (options.norm is Norm.L1 and any(p.coordinate is None for p in parts)):
+        # what is attained over the l_2 ball says nothing about l_1
         return {}
     leaders: dict[int, int] = {}
     for i, part in enumerate(parts):
@@ -273,7 +244,7 @@ def _patterns(instances: Sequence[SdpInstance], bounds: Sequence[ProvenBound], s
 
 
 def _rows(
-    parts: Sequence[_Part],
+    parts: Sequence[Part],
     bounds: Sequence[ProvenBound],
     lowers: dict[int, tuple[float, Tensor | None]],
     options: LipschitzOptions,
@@ -301,10 +272,10 @@ def _rows(
 
 
 def _certificate(
-    problem: LipschitzProblem, options: LipschitzOptions, parts: Sequence[_Part], bounds: Sequence[ProvenBound]
+    problem: LipschitzProblem, options: LipschitzOptions, parts: Sequence[Part], bounds: Sequence[ProvenBound]
 ) -> Certificate:
     claims = [
-        Claim(part.sample, part.row, part.coordinate, bound.upper, bound.multipliers)
+        Claim(part.sample, part.row, part.coordinate, bound.upper, bound.multipliers, bound.composition)
         for part, bound in zip(parts, bounds, strict=True)
     ]
     return Certificate(

@@ -30,15 +30,23 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from geolip_lirpa.block_elimination import (
-    elimination_order,
     is_positive_semidefinite_matrix,
     lower_diagonal,
     rounding_of_elimination,
     schur_complement,
 )
+from geolip_lirpa.dissection import Arrangement, arrangement_of
 from geolip_lirpa.errors import SolverError
 from geolip_lirpa.forms import Forms
-from geolip_lirpa.lmi import assemble, assemble_lmi, error_norm, lipschitz_terms, scale_to_unit_diagonal
+from geolip_lirpa.lmi import (
+    BlockMatrix,
+    MatrixTerms,
+    assemble,
+    assemble_lmi,
+    error_norm,
+    lipschitz_terms,
+    scale_to_unit_diagonal,
+)
 from geolip_lirpa.rounding import MULTIPLIER_RANGE, Array, gamma
 from geolip_lirpa.sdp import Multipliers, SdpInstance, input_diagonal
 from geolip_lirpa.types import Norm, OutputNorm
@@ -58,7 +66,9 @@ class Proven:
     multipliers: Multipliers
 
 
-def verify(instance: SdpInstance, multipliers: Multipliers, margin: float = 1.0) -> float | None:
+def verify(
+    instance: SdpInstance, multipliers: Multipliers, margin: float = 1.0, arrangement: Arrangement | None = None
+) -> float | None:
     """Prove a bound from multipliers; the only function whose result may be called rigorous.
 
     Args:
@@ -66,19 +76,20 @@ def verify(instance: SdpInstance, multipliers: Multipliers, margin: float = 1.0)
         multipliers: untrusted numbers.
         margin: error allowances are multiplied by it. Whoever creates a proof uses 2, so that checking it elsewhere
             (other BLAS, other rounding) does not fail by a hair.
+        arrangement: of a matrix with the same entries, to save time; any will do.
 
     Returns:
         The proven upper bound of the instance's Lipschitz constant, or None when the multipliers prove nothing.
     """
     if objective_is_zero(instance.forms):
         return 0.0
-    if not _plausible(instance, multipliers):
+    if not is_plausible(instance, multipliers):
         return None
     # From here on overflow would show as inf or NaN, which the factorisation refuses.
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        if not _is_feasible(instance.forms, multipliers, margin):
+        if not is_feasible(lipschitz_terms(instance.forms, multipliers), margin, arrangement):
             return None
-        bound = _objective(instance, multipliers) * (1.0 + (margin - 1.0) * gamma(256))
+        bound = objective(instance, instance.forms, multipliers) * (1.0 + (margin - 1.0) * gamma(256))
     return bound if np.isfinite(bound) else None
 
 
@@ -96,9 +107,10 @@ def prove(instance: SdpInstance, multipliers: Multipliers) -> Proven:
     if objective_is_zero(instance.forms):
         return Proven(0.0, multipliers)
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        repaired = _repair(instance, multipliers)
+        arrangement = arrangement_of(assemble_lmi(instance.forms, multipliers))
+        repaired = _repair(instance, multipliers, arrangement)
     repaired = None if repaired is None else _balanced(repaired)
-    upper = None if repaired is None else verify(instance, repaired, 2.0)
+    upper = None if repaired is None else verify(instance, repaired, 2.0, arrangement)
     if repaired is None or upper is None:
         raise SolverError(
             "proof: the solver's multipliers do not prove a finite bound (the matrix is far from positive "
@@ -116,7 +128,7 @@ def objective_is_zero(forms: Forms) -> bool:
     return all(not block.any() for block in tables)
 
 
-def _plausible(instance: SdpInstance, multipliers: Multipliers) -> bool:
+def is_plausible(instance: SdpInstance, multipliers: Multipliers) -> bool:
     """Shapes fit, everything finite and of a size that cannot underflow, signs as promised."""
     sizes = [s.lower.numel() for s in instance.slopes]
     inputs = 1 if instance.input_norm is Norm.L2 else instance.input_scale.numel()
@@ -130,23 +142,23 @@ def _plausible(instance: SdpInstance, multipliers: Multipliers) -> bool:
     return bool((multipliers.output > 0).all()) and all(MULTIPLIER_RANGE.holds(v) for v in numbers)
 
 
-def _is_feasible(forms: Forms, multipliers: Multipliers, margin: float) -> bool:
-    """Prove that M is positive semidefinite for every matrix within the rounding errors of its computation."""
-    terms = lipschitz_terms(forms, multipliers)
+def is_feasible(terms: MatrixTerms, margin: float, arrangement: Arrangement | None = None) -> bool:
+    """Prove that a matrix is positive semidefinite whatever rounding did when it was computed from its terms."""
     matrix = assemble(terms)
     divisors = scale_to_unit_diagonal(matrix)
     if not all(np.isfinite(d).all() for d in divisors):
         return False
     error = margin * error_norm(terms, divisors)
-    return is_positive_semidefinite_matrix(matrix, error, margin)
+    arrangement = arrangement_of(matrix) if arrangement is None else arrangement
+    return is_positive_semidefinite_matrix(arrangement.apply(matrix), error, margin, arrangement.order)
 
 
-def _objective(instance: SdpInstance, multipliers: Multipliers) -> float:
+def objective(instance: SdpInstance, forms: Forms, multipliers: Multipliers) -> float:
     r""":math:`\sqrt{B Z}`, rounded up: B bounds :math:`\sum\tau_j w_j^2`, Z bounds :math:`\sum\sigma_k u_k^2`."""
     if instance.input_norm is Norm.L2:
         budget = float(multipliers.input[0])
     else:
-        tau = input_diagonal(instance.forms, multipliers)
+        tau = input_diagonal(forms, multipliers)
         budget = float(tau.sum()) * (1.0 + gamma(len(tau) + 2))
     sigma = multipliers.output
     weight = float(sigma.max() if instance.output is OutputNorm.L2 else sigma.sum()) * (1.0 + gamma(len(sigma) + 2))
@@ -196,18 +208,12 @@ def _graded(multipliers: Multipliers, repair: float) -> Multipliers:
     return replace(multipliers, hidden=hidden, input=multipliers.input * (1.0 + repair) ** depth)
 
 
-def _repair(instance: SdpInstance, multipliers: Multipliers) -> Multipliers | None:
+def _repair(instance: SdpInstance, multipliers: Multipliers, arrangement: Arrangement) -> Multipliers | None:
     """Smallest workable repair, by a geometric ladder and bisection, with the output scale that goes with it."""
-    terms = lipschitz_terms(instance.forms, multipliers)
-    matrix = assemble(terms)
-    divisors = scale_to_unit_diagonal(matrix)
-    order = elimination_order(matrix)
-    # twice what the check will subtract
-    rounding = 4.0 * rounding_of_elimination(matrix, order)
-    rounding += 4.0 * error_norm(terms, divisors)
-    failed, repair, best = 0.0, max(4.0 * rounding, _CHEAP_REPAIR / max(1, len(multipliers.hidden))), None
+    rounding = twice_the_rounding(lipschitz_terms(instance.forms, multipliers), arrangement)
+    failed, repair, best = 0.0, first_repair(rounding, len(multipliers.hidden)), None
     while repair <= _LARGEST_REPAIR:
-        found = _with_output_scale(instance, _graded(multipliers, repair), order, rounding)
+        found = _with_output_scale(instance, _graded(multipliers, repair), arrangement, rounding)
         if found is None:
             failed, repair = repair, repair * (_REPAIR_RATIO if best is None else 2.0)
             if best is not None:
@@ -220,8 +226,21 @@ def _repair(instance: SdpInstance, multipliers: Multipliers) -> Multipliers | No
     return best
 
 
+def first_repair(rounding: float, layers: int) -> float:
+    """The first repair that is worth a try: what rounding asks for, or what costs next to nothing."""
+    return max(4.0 * rounding, _CHEAP_REPAIR / max(1, layers))
+
+
+def twice_the_rounding(terms: MatrixTerms, arrangement: Arrangement) -> float:
+    """What the check will subtract for a proof, with its margin of two, and as much again."""
+    matrix = assemble(terms)
+    divisors = scale_to_unit_diagonal(matrix)
+    elimination = rounding_of_elimination(arrangement.apply(matrix), arrangement.order)
+    return 4.0 * elimination + 4.0 * error_norm(terms, divisors)
+
+
 def _with_output_scale(
-    instance: SdpInstance, multipliers: Multipliers, order: Sequence[int], rounding: float
+    instance: SdpInstance, multipliers: Multipliers, arrangement: Arrangement, rounding: float
 ) -> Multipliers | None:
     """Scale sigma to the Schur complement O M_yy^-1 O^T, if M_yy (lowered by `rounding`) factorises."""
     matrix = assemble_lmi(instance.forms, multipliers)
@@ -229,7 +248,7 @@ def _with_output_scale(
     divisors = scale_to_unit_diagonal(matrix)
     matrix.diagonal[-1] = np.zeros(len(sigma))
     lower_diagonal(matrix, rounding, blocks=len(divisors) - 1)
-    remainder = schur_complement(matrix, order)
+    remainder = schur_complement(arrangement.apply(matrix), arrangement.order)
     if remainder is None:
         return None
     # -O M_yy^-1 O^T in units of the divisors, measured in units of sigma

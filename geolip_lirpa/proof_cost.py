@@ -6,6 +6,7 @@ Place in the data flow: level 7, beside `proof`. An estimate for choosing a meth
 from __future__ import annotations
 
 from geolip_lirpa.block_elimination import EliminationCost, Pattern, elimination_cost
+from geolip_lirpa.dissection_cost import dissection_cost
 from geolip_lirpa.network import AffineOperator, Network
 from geolip_lirpa.sdp import SdpInstance
 from geolip_lirpa.slopes import SlopeIntervals
@@ -26,6 +27,10 @@ def proof_cost(instance: SdpInstance) -> EliminationCost:
     """Estimated cost of one elimination of an instance's matrix, forms included in the memory."""
     pattern = estimated_pattern(instance)
     cost = elimination_cost(pattern)
+    dissected = dissection_cost(instance)
+    if dissected is not None and dissected.operations < cost.operations:
+        # sorting the entries into other blocks takes a few copies of them
+        cost = EliminationCost((), dissected.operations, dissected.bytes + 4.0 * pattern.bytes())
     # values and error bounds of the forms stay in memory beside the matrix
     return EliminationCost(cost.order, cost.operations, cost.bytes + 2.0 * pattern.bytes())
 

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csr_array
 
-from geolip_lirpa import blocks, forms
+from geolip_lirpa import blocks, form_blocks
 from geolip_lirpa.activations import LeakyReLU, ReLU
 from geolip_lirpa.activations.base import SlopeInterval
 from geolip_lirpa.affine import convolution, movement
@@ -172,7 +172,7 @@ def test_sparse_storage_and_chunks_change_nothing(
     multipliers = _multipliers(instance, 2)
     assert isinstance(instance.forms.blocks[1, 0], csr_array)
     monkeypatch.setattr(blocks, "_SMALLEST_SPARSE", 10**9)
-    monkeypatch.setattr(forms, "_CHUNK_BYTES", 8 * 1024 * 7)
+    monkeypatch.setattr(form_blocks, "_CHUNK_BYTES", 8 * 1024 * 7)
     plain = lipschitz_instance(network, norm=norm)
     assert not any(isinstance(b, csr_array) for b in plain.forms.blocks.values())
     matrix, same = assemble_lmi(instance.forms, multipliers), assemble_lmi(plain.forms, multipliers)

@@ -67,4 +67,4 @@ def test_what_fits() -> None:
     # the wide layer is diagonal, and coupled with four inputs and one output only
     assert proof_fits(lipschitz_instance(wide))
     deep = lipschitz_instance(_convolutional(64, 24, 4))
-    assert proof_cost(deep).bytes > 8 * 2**30 and not proof_fits(deep)
+    assert proof_cost(deep).operations > 2e12 and not proof_fits(deep)

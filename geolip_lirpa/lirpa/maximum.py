@@ -16,9 +16,10 @@ from torch import Tensor
 
 from geolip_lirpa import affine
 from geolip_lirpa.activations import ReLU
+from geolip_lirpa.linear_maps import Inputs, Parameters
 from geolip_lirpa.lirpa.builder import Builder, View
 from geolip_lirpa.lirpa.operators import reduced_axes
-from geolip_lirpa.network import AffineOperator, Inputs, Parameters
+from geolip_lirpa.network import AffineOperator
 
 
 def _max_pool(view: View) -> int:

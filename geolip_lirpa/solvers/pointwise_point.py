@@ -129,7 +129,7 @@ class _Stacked:
         upper = np.concatenate([b for _, b in limits]) if limits else np.zeros(0)
         ends = family.constants.hidden
         constant = np.concatenate([0.5 * (a + b) for a, b in ends]) if ends else np.zeros(0)
-        layer = np.repeat(np.arange(1, len(sizes)), sizes[1:])
+        layer = np.repeat(np.arange(1.0, len(sizes)), sizes[1:])
         unit = np.maximum(upper, -lower)
         return _Stacked(inputs, neurons, constant, lower, upper, layer, unit, of_inputs, of_neurons, offsets)
 
