@@ -5,7 +5,8 @@
 Three stages of 3x3 convolutions on 32x32, 16x16 and 8x8 pixels with width, 2 width and 4 width channels, global mean,
 ten outputs; Kaiming initialisation. For one output and each norm it prints the product of norms, the bound by blocks,
 with --whole the bound by a proof in one piece (twenty minutes and more), and the value of the semidefinite program at a
-feasible point, below which no proof of it can go; with seconds and the largest memory of the process so far. One thread.
+feasible point, below which no proof of it can go; with seconds and the largest memory of the process so far. One
+thread.
 """
 
 from __future__ import annotations

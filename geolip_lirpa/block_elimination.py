@@ -44,11 +44,14 @@ def is_positive_semidefinite_matrix(
         matrix: with a diagonal near one; destroyed.
         error: bound of the spectral norm of (true matrix - matrix), non-negative.
         margin: the allowance for the factorisation's own rounding is multiplied by it, at least 1.
+        order: of the blocks; chosen when None.
 
     Returns:
         True only if proven. False says nothing.
     """
     order = elimination_order(matrix) if order is None else order
+    if sorted(order) != list(range(len(matrix.diagonal))):
+        raise ValueError("elimination: the order must hold every block once")
     traces = [float(matrix.diagonal_entries(s).sum()) for s in range(len(matrix.diagonal))]
     if not np.isfinite([error, *traces]).all():
         return False

@@ -24,7 +24,6 @@ with bounds on the activations, which grow like the product of the layers' norms
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -39,7 +38,6 @@ from geolip_lirpa.dissection import Arrangement, arrangement_of
 from geolip_lirpa.errors import SolverError
 from geolip_lirpa.forms import Forms
 from geolip_lirpa.lmi import (
-    BlockMatrix,
     MatrixTerms,
     assemble,
     assemble_lmi,

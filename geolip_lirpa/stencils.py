@@ -40,8 +40,9 @@ Offset = tuple[int, ...]
 TABLE_ROUNDINGS = 64
 # Points of the grid for each degree; the bound exceeds the norm by a factor of at most 1 / cos(pi / density)^d.
 _DENSITIES = (64, 32, 16, 8)
-# Multiplications that the proof on a grid may take.
+# Multiplications that the proof on a grid may take, and what each point costs besides.
 _GRID_OPERATIONS = 2e11
+_OVERHEAD = 5e6
 # Far above what scaling a norm back can lose to underflow.
 _TINY = 1e-290
 
@@ -227,6 +228,9 @@ def _unit_norm_bound(stencil: Stencil) -> float:
     if sizes is None:
         return _row_column_bound(stencil)
     grid, error = Grid(sizes), symbol_error(stencil)
+    factor = interpolation_factor(stencil.extents, sizes) * (1.0 + gamma(8))
+    if min(stencil.shape) == 1:
+        return _longest_symbol(grid, stencil, error) * factor
     largest = 0.0
     real_error = np.tile(error, (2, 2))
     slack = _with_error(0.0, error)
@@ -234,7 +238,16 @@ def _unit_norm_bound(stencil: Stencil) -> float:
         symbol = real_form(grid.symbol(stencil, frequency))
         if not _is_below(symbol, largest - slack):
             largest = max(largest, sharp_spectral_norm_bound(symbol, real_error))
-    return largest * interpolation_factor(stencil.extents, sizes) * (1.0 + gamma(8))
+    return largest * factor
+
+
+def _longest_symbol(grid: Grid, stencil: Stencil, error: Array) -> float:
+    """Largest length of the symbols of a single row or column, which is their norm."""
+    waves = np.array([[grid.wave(t, j) for t in stencil.taps] for j in grid.frequencies()])
+    symbols = waves @ np.array([tap.reshape(-1) for tap in stencil.taps.values()])
+    entries = np.abs(symbols.real) + np.abs(symbols.imag) * 1j + error.reshape(-1) * (1 + 1j)
+    lengths = np.sqrt((entries.real**2 + entries.imag**2).sum(axis=1))
+    return float(lengths.max()) * (1.0 + gamma(2 * entries.shape[1] + 16))
 
 
 def _grid_sizes(stencil: Stencil) -> tuple[int, ...] | None:
@@ -243,7 +256,7 @@ def _grid_sizes(stencil: Stencil) -> tuple[int, ...] | None:
     small, large = sorted(stencil.shape)
     for density in _DENSITIES:
         sizes = tuple(density * degree if degree else 1 for degree in degrees)
-        if math.prod(sizes) / 2 * (2 * small) ** 2 * (2 * large + small) <= _GRID_OPERATIONS:
+        if math.prod(sizes) / 2 * ((2 * small) ** 2 * (2 * large + small) + _OVERHEAD) <= _GRID_OPERATIONS:
             return sizes
     return None
 

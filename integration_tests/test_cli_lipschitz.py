@@ -139,12 +139,12 @@ def test_zipped_model_gives_the_same_bounds(run: Command, networks: Path, tmp_pa
     assert [row["upper"] for row in zipped["rows"]] == [row["upper"] for row in plain["rows"]]
 
 
-@pytest.mark.parametrize("method", ["norm-product", "entrywise", "sampled", "brute-force"])
+@pytest.mark.parametrize("method", ["compositional", "norm-product", "entrywise", "sampled", "brute-force"])
 def test_other_methods_agree_with_the_program(run: Command, networks: Path, method: str) -> None:
     sdp = run("lipschitz", networks / "small.onnx", "--json").json["rows"]
     other = run("lipschitz", networks / "small.onnx", "--method", method, "--json").json["rows"]
     for ours, theirs in zip(sdp, other, strict=True):
-        proven = method in ("norm-product", "entrywise")
+        proven = method in ("compositional", "norm-product", "entrywise")
         assert theirs["proof"] == ("rigorous" if proven else "numerical")
         if method == "sampled":
             assert theirs["upper"] is None

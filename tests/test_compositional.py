@@ -34,9 +34,10 @@ from geolip_lirpa.composition import (
 )
 from geolip_lirpa.compositional import compose, compose_rows, mark_cuts, plan_cuts
 from geolip_lirpa.errors import CertificateError, SpecificationError
+from geolip_lirpa.gain_proof import GainProgram, prove_gain, verify_gain
 from geolip_lirpa.lipschitz_types import LipschitzOptions
 from geolip_lirpa.network import AffineOperator, Network, Node, linear_operator, sequential
-from geolip_lirpa.network_lipschitz import global_problem, network_lipschitz
+from geolip_lirpa.network_lipschitz import LipschitzInterrupted, global_problem, network_lipschitz
 from geolip_lirpa.sdp import Multipliers, SdpInstance
 from geolip_lirpa.slopes import global_slopes
 from geolip_lirpa.solvers.low_rank import LowRankSolver
@@ -194,6 +195,36 @@ def test_any_weights_are_sound(seed: int, norm: Norm, by_norms: bool) -> None:
     assert brute_force(instance) <= product(constants) * (1 + 1e-9)
 
 
+@settings(max_examples=15)
+@given(seed=st.integers(0, 10**6), norm=st.sampled_from([Norm.L2, Norm.LINF]), local=st.booleans())
+def test_proven_gains_are_above_the_exact_ones(seed: int, norm: Norm, local: bool) -> None:
+    """Against all slope patterns of the block, its output weighted at random; a tenth less is not proven."""
+    generator = np.random.default_rng(seed)
+    instance = lipschitz_instance(random_mlp(seed, (3, 4, 3, 3)), norm=norm)
+    instance = with_random_slopes(instance, seed) if local else instance
+    weights = torch.from_numpy(10.0 ** generator.uniform(-3, 3, size=3))
+    program = GainProgram.of(instance.network, instance.slopes, norm, instance.input_scale, weights)
+    whole = replace(instance, rows=torch.diag(weights), output=OutputNorm.L2)
+    m = LowRankSolver(rank=12).solve([whole])[0].multipliers
+    factor = float(m.output[0])
+    scaled = Multipliers(tuple(factor * h for h in m.hidden), factor * m.input, np.ones(1))
+    upper, proof = prove_gain(program, scaled)
+    exact = brute_force(whole)
+    assert exact <= upper
+    again = verify_gain(program, proof)
+    assert again is not None and again <= upper
+    shrunk = (exact / upper) ** 2 * 0.9
+    for forged in (
+        replace(proof, input=shrunk * proof.input),
+        Multipliers(tuple(shrunk * h for h in proof.hidden), shrunk * proof.input, proof.output),
+        replace(proof, input=-proof.input),
+        replace(proof, input=np.nan * proof.input),
+        replace(proof, hidden=proof.hidden[:-1]),
+        replace(proof, input=np.zeros_like(proof.input)),
+    ):
+        assert verify_gain(program, forged) is None
+
+
 def test_neurons_that_cannot_move_carry_no_weight() -> None:
     """Slopes of zero at a cut: the block before it has a zero row, and the bound is that of the other neurons."""
     network = random_mlp(5, (3, 4, 4, 1))
@@ -344,6 +375,28 @@ def test_the_method_compositional(monkeypatch: pytest.MonkeyPatch) -> None:
         network_lipschitz(problem, replace(options, solver="scs"))
 
 
+@pytest.mark.parametrize("calls", [0, 1, 2])
+def test_ctrl_c_leaves_what_was_proven(calls: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Norms for all rows, and values and blocks as far as they were found."""
+    problem = global_problem(random_mlp(1, (3, 5, 4, 4, 2)))
+    _beyond_reach(monkeypatch)
+    solve, made = LowRankSolver.solve, []
+
+    def interrupted(self: LowRankSolver, *arguments: object) -> object:
+        made.append(1)
+        if len(made) > calls:
+            raise KeyboardInterrupt
+        return solve(self, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(LowRankSolver, "solve", interrupted)
+    with pytest.raises(LipschitzInterrupted) as stop:
+        network_lipschitz(problem, LipschitzOptions(lower_bounds=False))
+    result = stop.value.result
+    assert bool(torch.isfinite(result.upper).all())
+    assert result.certificate is not None
+    assert torch.equal(check(result.certificate, problem.network, problem.slopes), result.upper)
+
+
 def test_where_nothing_can_be_cut_norms_remain(monkeypatch: pytest.MonkeyPatch) -> None:
     problem = global_problem(random_skip(0, (3, 5, 2)))
     _beyond_reach(monkeypatch, layers=0)
@@ -353,23 +406,20 @@ def test_where_nothing_can_be_cut_norms_remain(monkeypatch: pytest.MonkeyPatch) 
     assert torch.equal(check(found.certificate, problem.network, problem.slopes), found.upper)
 
 
-def test_large_networks_are_bounded_whatever_the_method() -> None:
+@pytest.mark.parametrize(("method", "norm"), [("norm-product", Norm.L2), ("entrywise", Norm.LINF), ("sdp", Norm.L1)])
+def test_large_networks_are_bounded_whatever_the_method(
+    method: str, norm: Norm, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Beyond what dense blocks of all layers could hold."""
-    generator = torch.Generator().manual_seed(0)
-    operations: list[tuple[str, AffineOperator | Activation]] = []
-    for number in range(2):
-        weight = torch.randn((4, 4 if number else 1, 3, 3), generator=generator) / 3
-        conv = affine.convolution(weight, None, stride=[1, 1], padding=[1, 1], dilation=[1, 1])
-        operations += [(f"conv{number}", conv), (f"relu{number}", ReLU())]
-    operations.append(("mean", affine.reduction([1, 2], (4, 28, 28), keepdim=False, mean=True)))
-    problem = global_problem(sequential((1, 28, 28), operations), torch.eye(4)[:1])
-    for method in ("norm-product", "entrywise"):
-        for norm in (Norm.L1, Norm.LINF) if method == "entrywise" else (Norm.L2,):
-            options = LipschitzOptions(norm=norm, method=method, lower_bounds=False)
-            found = network_lipschitz(problem, options)
-            assert math.isfinite(float(found.upper[0, 0]))
-            assert found.certificate is not None
-            assert torch.equal(check(found.certificate, problem.network, problem.slopes), found.upper)
+    monkeypatch.setattr("geolip_lirpa.network_lipschitz.DENSE_VARIABLES", 0)
+    monkeypatch.setattr("geolip_lirpa.baselines.best_norm.DENSE_VARIABLES", 0)
+    monkeypatch.setattr("geolip_lirpa.network_lipschitz.proof_fits", nothing)
+    monkeypatch.setattr(bound_by_blocks, "__kwdefaults__", {"fits": nothing, "progress": None})
+    problem = global_problem(convolutional(0), torch.eye(2)[:1])
+    found = network_lipschitz(problem, LipschitzOptions(norm=norm, method=method, lower_bounds=False))
+    assert math.isfinite(float(found.upper[0, 0]))
+    assert found.certificate is not None
+    assert torch.equal(check(found.certificate, problem.network, problem.slopes), found.upper)
     with pytest.raises(SpecificationError, match="enumerates"):
         network_lipschitz(problem, LipschitzOptions(method="brute-force"))
 

@@ -116,6 +116,13 @@ def test_definite_matrices_pass_and_others_do_not(seed: int, distance: float) ->
         assert is_positive_semidefinite_matrix(again, 0.0, order=order) == (side > 0)
 
 
+@pytest.mark.parametrize("order", [(), (0, 1, 2), (0, 1, 2, 2), (0, 1, 2, 3, 4)])
+def test_orders_that_leave_blocks_out_are_refused(order: tuple[int, ...]) -> None:
+    """An elimination that skips a block would accept anything."""
+    with pytest.raises(ValueError, match="every block once"):
+        is_positive_semidefinite_matrix(random_matrix(0), 0.0, order=order)
+
+
 def test_schur_complements_agree() -> None:
     matrix = random_matrix(3)
     for s, block in enumerate(matrix.diagonal):
