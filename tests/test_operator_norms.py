@@ -110,6 +110,13 @@ def test_convolutions_of_image_size_are_sharp() -> None:
     assert math.sqrt(length) <= bound_of(operator, (8, 32, 32)) <= 1.02 * math.sqrt(length)
 
 
+def test_large_matrices_are_sharp() -> None:
+    """Where the largest eigenvalue is estimated by Lanczos iterations."""
+    weight = normal(1100, 1200).double()
+    bound = bound_of(linear_operator(weight), (1200,))
+    assert 1.0 <= bound / float(torch.linalg.matrix_norm(weight, 2)) <= 1 + 1e-8
+
+
 def test_interpolation_is_needed_and_enough() -> None:
     """A polynomial that is small on every point of a coarse grid and large between them."""
     stencil = Stencil({(0,): np.array([[1.0]]), (2,): np.array([[1.0]]), (1,): np.array([[2.0 * math.cos(0.3)]])}, {})
@@ -220,7 +227,14 @@ def _pieces(shapes: Sequence[Sequence[int]]) -> list[tuple[int, int]]:
     return list(itertools.pairwise(ends))
 
 
-@settings(max_examples=5)
+@pytest.fixture
+def coarse_grid(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Norms of convolutions from fewer frequencies: a little looser, and quick."""
+    monkeypatch.setattr("geolip_lirpa.stencils._GRID_OPERATIONS", 1e9)
+
+
+@pytest.mark.usefixtures("coarse_grid")
+@settings(max_examples=10)
 @given(seed=st.integers(0, 10**6), channelwise=st.booleans(), stride=st.integers(1, 2))
 def test_scalings_are_folded_into_the_convolution(seed: int, channelwise: bool, stride: int) -> None:
     shape = (3, 1, 1) if channelwise else (3, 8, 8)
@@ -269,6 +283,7 @@ def small_residual(seed: int, channels: int = 2, size: int = 4) -> Network:
     )
 
 
+@pytest.mark.usefixtures("coarse_grid")
 @settings(max_examples=15)
 @given(
     seed=st.integers(0, 10**5),
