@@ -232,7 +232,8 @@ def _row(key: Row, found: dict[str, Any], reference: dict[str, Any], timeout: fl
 def report(table: Table) -> str:
     """The table as Markdown, a block for each network, norm and scope."""
     blocks: dict[tuple[str, str, str], list[Row]] = {}
-    for row in table.rows():
+    order = {name: place for place, name in enumerate(tools())}
+    for row in sorted(table.rows(), key=lambda row: order.get(row["tool"], len(order))):
         blocks.setdefault((row["network"], row["norm"], row["scope"]), []).append(row)
     titles = ("tool", "form", "claimed", "proven", "against ours", "seconds", "ratio", "peak MiB", "remark")
     text = ""

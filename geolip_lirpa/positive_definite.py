@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 from scipy.linalg import eigvalsh, lapack
+from scipy.sparse.linalg import ArpackNoConvergence, eigsh
 
 from geolip_lirpa.rounding import Array, gamma
 
@@ -17,7 +18,9 @@ UNDERFLOW_IN_CHOLESKY = 1e-200
 # Far above what scaling a norm back can lose to underflow.
 _TINY = 1e-290
 # Rows of a Gram matrix whose largest eigenvalue is worth a factorisation.
-_SHARP_LIMIT = 3000
+_SHARP_LIMIT = 8000
+# From here on the largest eigenvalue is estimated by Lanczos iterations.
+_LANCZOS_FROM = 1000
 
 
 def powers_of_two(values: Array) -> Array:
@@ -131,6 +134,19 @@ def sharp_spectral_norm_bound(matrix: Array, error: Array | None = None) -> floa
     return min(fallback, _with_error(result + _TINY, error))
 
 
+def _estimated_eigenvalue(gram: Array) -> float:
+    """The largest eigenvalue to about ten digits; nothing depends on whether it is right."""
+    size = len(gram)
+    if size < _LANCZOS_FROM:
+        return float(eigvalsh(gram, subset_by_index=[size - 1, size - 1])[0])
+    # a fixed start, so that whoever checks a bound finds the same
+    start = np.random.default_rng(0).normal(size=size)
+    try:
+        return float(eigsh(gram, k=1, which="LA", v0=start, tol=1e-11, return_eigenvectors=False)[0])
+    except ArpackNoConvergence:
+        return float(eigvalsh(gram, subset_by_index=[size - 1, size - 1])[0])
+
+
 def _largest_eigenvalue_bound(a: Array) -> float | None:
     """A proven bound t of the largest eigenvalue of ``a a^T``, or None."""
     size = a.shape[0]
@@ -138,7 +154,7 @@ def _largest_eigenvalue_bound(a: Array) -> float | None:
     gram = 0.5 * (gram + gram.T)
     absolute = np.abs(a)
     spread = float((absolute @ absolute.sum(axis=0)).max()) * (1.0 + gamma(sum(a.shape) + 8))
-    estimate = float(eigvalsh(gram, subset_by_index=[size - 1, size - 1])[0])
+    estimate = _estimated_eigenvalue(gram)
     rounding = gamma(a.shape[1] + 4) * spread
     step = rounding + cholesky_error(size, size * estimate)
     for multiple in (2.0, 32.0, 1024.0):

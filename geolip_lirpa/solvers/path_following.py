@@ -24,24 +24,31 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.linalg import cho_solve
 
-from geolip_lirpa.errors import SolverError
 from geolip_lirpa.rounding import Array
 from geolip_lirpa.solvers.base import Status
+from geolip_lirpa.solvers.path_point import (
+    Point,
+    complementarity,
+    mean_product,
+    shortfall,
+    start_point,
+    values,
+    violation,
+)
 from geolip_lirpa.solvers.product_sdp import ProductSdp
-from geolip_lirpa.solvers.step_length import cholesky, inverse, semidefinite_step, smallest_eigenvalue
+from geolip_lirpa.solvers.step_length import cholesky, inverse, semidefinite_step
 
 # Progress is a smaller gap by this factor, within some iterations: many far from the end, few where float64 ends.
 _PROGRESS = 0.8
 _PATIENCE = ((100.0, 3), (np.inf, 10))
-# Slacks start at this share of mu / theta at least, so that no product starts far below the others.
-_LEAST_CENTRALITY = 1e-4
 _SMALLEST_TARGET = 1e-6
 _SMALLEST_STEP = 1e-10
-# Near the end a step shorter than this returns to the central path instead, with this share of mu.
+# Instead of a step that multiplies mu by more than this, or near the end one that is shorter than this, the iteration
+# returns to the central path at this share of mu.
+_WORSE = 2.0
 _NEAR = 1e-4
 _SHORT = 0.3
 _CENTRING = 0.8
-_WORSE = 2.0
 
 
 @dataclass(frozen=True)
@@ -50,11 +57,11 @@ class PathResult:
 
     Args:
         theta: (p,); feasible if `feasible` is true.
-        gram: X, (n, n) positive definite, its equations violated by at most `violation`.
+        gram: X, (n, n) positive definite, its equations violated a little.
         value: :math:`c^T\theta`.
         gram_value: :math:`-\langle C, X\rangle`.
         feasible: whether :math:`M(\theta)` is positive definite.
-        violation: largest error of an equation of X, relative to :math:`1 + \max|c|`.
+        violation: what the errors of X's equations are worth, relative to the value.
         status: `CONVERGED` when the two values agree to the tolerance.
         iterations: number of Schur systems.
     """
@@ -97,10 +104,10 @@ class PathFollowing:
         Raises:
             SolverError: the start is not in the interior.
         """
-        point = _start(sdp, theta, gram)
+        point = start_point(sdp, theta, gram)
         best, since, iterations, merit = point, 0, 0, np.inf
         for iterations in range(self.max_iterations + 1):
-            current = _merit(sdp, point)
+            current = shortfall(sdp, point)
             if current < _PROGRESS * merit or not point.feasible:
                 since = 0
             if current < merit or not point.feasible:
@@ -115,90 +122,15 @@ class PathFollowing:
             point = following
         return self._result(sdp, best, iterations)
 
-    def _result(self, sdp: ProductSdp, point: _Point, iterations: int) -> PathResult:
-        if _merit(sdp, point) <= self.tolerance:
+    def _result(self, sdp: ProductSdp, point: Point, iterations: int) -> PathResult:
+        if shortfall(sdp, point) <= self.tolerance:
             status = Status.CONVERGED
         else:
             status = Status.ITERATION_LIMIT if iterations >= self.max_iterations else Status.STALLED
-        value, gram_value = _values(sdp, point)
-        violation = _violation(sdp, point)
+        value, gram_value = values(sdp, point)
         return PathResult(
-            point.theta, point.gram, value, gram_value, point.feasible, violation, status, iterations
+            point.theta, point.gram, value, gram_value, point.feasible, violation(sdp, point), status, iterations
         )  # fmt: skip
-
-
-# --- points ---------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Point:
-    """An interior point: theta, slacks (zero where unsigned), X, S = M(theta) + diag(shift), and Cholesky factors."""
-
-    theta: Array
-    slack: Array
-    gram: Array
-    gram_factor: Array
-    matrix: Array
-    matrix_factor: Array
-    shift: Array
-
-    @property
-    def feasible(self) -> bool:
-        return not self.shift.any()
-
-
-def _start(sdp: ProductSdp, theta: Array, gram: Array) -> _Point:
-    gram_factor = cholesky(gram)
-    if gram_factor is None or not bool(np.isfinite(theta).all() and (theta[sdp.signed] > 0).all()):
-        raise SolverError(
-            "interior point: the start is not in the interior; allowed are a positive definite X and positive signed "
-            "variables. Begin without a start."
-        )
-    shift = _shift(sdp.matrix(theta), gram)
-    matrix = sdp.matrix(theta) + np.diag(shift)
-    factor = cholesky(matrix)
-    if factor is None:
-        raise SolverError("interior point: the start overflows. Scale the program to values near 1.")
-    target = float(np.vdot(gram, matrix)) / sdp.size
-    slack = np.zeros_like(theta)
-    on = sdp.signed
-    slack[on] = np.maximum((sdp.weights - sdp.pairing(gram))[on], _LEAST_CENTRALITY * target / theta[on])
-    return _Point(theta, slack, gram, gram_factor, matrix, factor, shift)
-
-
-def _shift(matrix: Array, gram: Array) -> Array:
-    """A diagonal that makes a matrix positive definite, in units that fit X; zero when it is."""
-    if cholesky(matrix) is not None:
-        return np.zeros(len(matrix))
-    units = 1.0 / gram.diagonal()
-    lowest = smallest_eigenvalue(np.asfortranarray(np.diag(np.sqrt(units))), matrix)
-    amount = -1.5 * min(lowest, -1e-12)
-    while cholesky(matrix + np.diag(amount * units)) is None and np.isfinite(amount):
-        amount *= 2.0
-    return amount * units
-
-
-def _complementarity(sdp: ProductSdp, point: _Point) -> float:
-    total = float(np.vdot(point.gram, point.matrix)) + float(point.slack[sdp.signed] @ point.theta[sdp.signed])
-    return total / (sdp.size + int(sdp.signed.sum()))
-
-
-def _values(sdp: ProductSdp, point: _Point) -> tuple[float, float]:
-    return float(sdp.weights @ point.theta), -float(np.vdot(sdp.constant, point.gram))
-
-
-def _violation(sdp: ProductSdp, point: _Point) -> float:
-    """What the errors of X's equations are worth: the sum of their sizes times theta, relative to the value."""
-    errors = sdp.weights - sdp.pairing(point.gram) - point.slack
-    return float(np.abs(errors * point.theta).sum()) / max(1.0, abs(float(sdp.weights @ point.theta)))
-
-
-def _merit(sdp: ProductSdp, point: _Point) -> float:
-    """The larger of relative gap and violation; infinite while S is shifted."""
-    if not point.feasible:
-        return np.inf
-    value, gram_value = _values(sdp, point)
-    return max(abs(value - gram_value) / max(1.0, abs(value)), _violation(sdp, point))
 
 
 # --- steps ----------------------------------------------------------------------------------------------------------
@@ -218,16 +150,16 @@ class _Direction:
 class _Newton:
     """The linearised equations at a point."""
 
-    def __init__(self, sdp: ProductSdp, point: _Point) -> None:
+    def __init__(self, sdp: ProductSdp, point: Point) -> None:
         self.sdp, self.point = sdp, point
         self.inverse = inverse(point.matrix_factor)
         # 1 / theta and s / theta, zero for variables without a sign
         on = sdp.signed
         self.reciprocal = np.where(on, 1.0 / np.where(on, point.theta, 1.0), 0.0)
         self.images = sdp.images(self.inverse)
-        schur, pairing = sdp.schur(sdp.images(point.gram), self.images)
+        schur = sdp.schur(point.images, self.images)
         schur[np.diag_indices(len(schur))] += point.slack * self.reciprocal
-        self.center = pairing + self.reciprocal
+        self.center = sdp.pairing_of_images(self.images) + self.reciprocal
         self.scale = 1.0 / np.sqrt(np.maximum(schur.diagonal(), np.finfo(np.float64).tiny))
         schur *= self.scale[:, None]
         schur *= self.scale
@@ -266,37 +198,43 @@ class _Newton:
         return self.scale * solution
 
 
-def _advance(sdp: ProductSdp, point: _Point) -> _Point | None:
+def _advance(sdp: ProductSdp, point: Point) -> Point | None:
     """One predictor-corrector iteration; None when rounding errors leave no way to go."""
     newton = _Newton(sdp, point)
     if newton.factor is None:
         return None
-    current = _complementarity(sdp, point)
+    current = complementarity(sdp, point)
     predictor = newton.direction(0.0)
     primal, dual = (min(1.0, t) for t in _largest_steps(sdp, point, predictor, 1e-2))
-    reached = _complementarity(sdp, _moved(point, predictor, primal, dual))
+    reached = mean_product(
+        sdp,
+        point.gram + primal * predictor.gram,
+        point.matrix + dual * predictor.matrix,
+        point.slack + primal * predictor.slack,
+        point.theta + dual * predictor.theta,
+    )
     # Mehrotra's target, bolder the longer the predictor's steps
     exponent = max(1.0, 3.0 * min(primal, dual) ** 2)
     share = min(1.0, max(_SMALLEST_TARGET, max(reached / current, 0.0) ** exponent))
     fraction = 0.9 + 0.09 * min(primal, dual)
     following, length = _try(sdp, point, newton.direction(share * current, predictor), fraction)
-    if following is None or _complementarity(sdp, following) > _WORSE * current:
+    if following is None or complementarity(sdp, following) > _WORSE * current:
         # second order terms mislead far from the central path: go back to it first
         return _try(sdp, point, newton.direction(_CENTRING * current), fraction)[0]
-    if length < _SHORT and _merit(sdp, point) < _NEAR:
+    if length < _SHORT and shortfall(sdp, point) < _NEAR:
         # near the end it is rounding errors that push a step against the boundary
         central, central_length = _try(sdp, point, newton.direction(_CENTRING * current), fraction)
         return central if central_length > 2.0 * length else following
     return following
 
 
-def _try(sdp: ProductSdp, point: _Point, direction: _Direction, fraction: float) -> tuple[_Point | None, float]:
+def _try(sdp: ProductSdp, point: Point, direction: _Direction, fraction: float) -> tuple[Point | None, float]:
     """Go a fraction of the way to the boundary, at most a full step; the length of the shorter of the two steps."""
     primal, dual = (min(1.0, fraction * t) for t in _largest_steps(sdp, point, direction, 1e-4))
     return _step(sdp, point, direction, primal, dual), min(primal, dual)
 
 
-def _largest_steps(sdp: ProductSdp, point: _Point, direction: _Direction, tolerance: float) -> tuple[float, float]:
+def _largest_steps(sdp: ProductSdp, point: Point, direction: _Direction, tolerance: float) -> tuple[float, float]:
     """How far X with s and S with theta can go."""
     on = sdp.signed
     primal = semidefinite_step(point.gram_factor, direction.gram, tolerance)
@@ -310,20 +248,7 @@ def _positive_step(values: Array, change: Array) -> float:
     return float((-values[falling] / change[falling]).min(initial=np.inf))
 
 
-def _moved(point: _Point, direction: _Direction, primal: float, dual: float) -> _Point:
-    """The point after a step, with the factors of the old one."""
-    return _Point(
-        point.theta + dual * direction.theta,
-        point.slack + primal * direction.slack,
-        point.gram + primal * direction.gram,
-        point.gram_factor,
-        point.matrix + dual * direction.matrix,
-        point.matrix_factor,
-        (1.0 - dual) * point.shift,
-    )
-
-
-def _step(sdp: ProductSdp, point: _Point, direction: _Direction, primal: float, dual: float) -> _Point | None:
+def _step(sdp: ProductSdp, point: Point, direction: _Direction, primal: float, dual: float) -> Point | None:
     """Take a step, shortened until both matrices are positive definite in floating point."""
     gram_factor = None
     while gram_factor is None and primal > _SMALLEST_STEP:
@@ -341,7 +266,7 @@ def _step(sdp: ProductSdp, point: _Point, direction: _Direction, primal: float, 
     if gram_factor is None or factor is None:
         return None
     slack = point.slack + primal * direction.slack
-    return _Point(theta, slack, gram, gram_factor, matrix, factor, shift)
+    return Point(theta, slack, gram, gram_factor, sdp.images(gram), matrix, factor, shift)
 
 
 def _symmetric(matrix: Array) -> Array:
