@@ -17,7 +17,8 @@ import torch
 from geolip_lirpa.baselines import best_norm_bound
 from geolip_lirpa.baselines.matrix_free import NodeRadii
 from geolip_lirpa.bounding import BoundsInterrupted, Progress, ProvenBound
-from geolip_lirpa.compositional import Composed, Fits, compose, compose_rows, plan_cost, solve_quickly
+from geolip_lirpa.compositional import Composed, compose, compose_rows, solve_quickly
+from geolip_lirpa.cut_planning import Fits, plan_cost
 from geolip_lirpa.proof_cost import proof_cost
 from geolip_lirpa.sdp import SdpInstance
 from geolip_lirpa.solvers.low_rank import Factor, LowRankSolver
@@ -120,7 +121,7 @@ def relaxation_values(
 ) -> list[tuple[float | None, Factor | None, float]]:
     """Value of each program's relaxation at a feasible point, with its vectors and seconds; None where memory ends."""
     network = instances[0].network
-    bytes_each = 8 * _COPIES * (solver.rank + 12) * (network.input_size + network.hidden_size)
+    bytes_each = 8 * _COPIES * (solver.rank + 24) * (network.input_size + network.hidden_size)
     if bytes_each > _VALUE_BYTES:
         return [(None, None, 0.0)] * len(instances)
     count = max(1, _VALUE_BYTES // (4 * bytes_each))

@@ -28,8 +28,8 @@ Progress = Callable[[int, int], None]
 
 # Stages of the low-rank solver: (additional rank, gradient tolerance). Most programs end after the first.
 _STAGES = ((0, 1e-7), (4, 1e-8), (12, 1e-9), (24, 1e-10))
-# Those for programs whose proof takes longer than their solution; from this many multiplications on.
-_LARGE_STAGES = ((12, 1e-6), (24, 1e-8))
+# The only one for programs whose proof takes longer than their solution; from this many multiplications on.
+_LARGE_STAGES = ((24, 1e-6),)
 _LARGE_PROOF = 1e11
 # The interior point solver takes what they miss up to this many rows, where it needs ten seconds and half a gigabyte.
 _FINISHER_ROWS = 1500

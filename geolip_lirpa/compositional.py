@@ -10,18 +10,13 @@ program: the network's own, with the slopes of every cut activation widened to :
 couples the two sides: the matrix is a direct sum of the blocks' matrices with weights :math:`d = \sqrt{2\lambda}`. So
 one run of the low-rank solver yields the weights at the cuts and the multipliers of the blocks at once. A cut at an
 affine node is a neuron with slopes [-1, 1] put behind it.
-
-**Cuts.** As few as possible, so that every block's proof fits, and in the middle: the loss is largest for blocks that
-hold a single layer of activations. A piece between neighbouring cut nodes that does not fit alone is bounded by its
-norms; weights beside it are made equal within each channel, since only then convolutions have the norms of their
-kernels.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -35,30 +30,24 @@ from geolip_lirpa.composition import (
     Block,
     Composition,
     Front,
-    block_between,
-    cut_positions,
     last_block,
     product,
     split,
 )
+from geolip_lirpa.cut_planning import Fits, Plan, plan_cuts
 from geolip_lirpa.errors import SolverError
 from geolip_lirpa.gain_proof import prove_gain
 from geolip_lirpa.network import Network, Node
 from geolip_lirpa.proof import prove
-from geolip_lirpa.proof_cost import proof_cost
 from geolip_lirpa.rounding import Array
 from geolip_lirpa.sdp import Multipliers, SdpInstance
 from geolip_lirpa.solvers.low_rank import LowRankResult, LowRankSolver
 
-#: Whether the proof of a program is within reach.
-Fits = Callable[[SdpInstance], bool]
-
-# Weights below this part of their cut's largest are raised to it.
-_SMALLEST_WEIGHT = 1e-6
-# Price of a block that is bounded by norms, where one with a single layer of activations costs 1/2.
-_NORM_PRICE = 2.0
-# What the low-rank solver is given: columns beyond its own, and iterations.
-_ADDITIONAL_RANK = 12
+# Weights are kept within this factor of their cut's median.
+_WEIGHT_RATIO = 1e6
+# What the low-rank solver is given: columns beyond its own (more for that many variables), and iterations.
+_ADDITIONAL_RANK = (12, 24)
+_MANY_VARIABLES = 20_000
 _ITERATIONS = 150
 # Widest cut for which a block is solved on its own.
 _WIDEST = 4096
@@ -79,14 +68,6 @@ class Composed:
     upper: float
     composition: Composition
     seconds: float
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Cuts, and which of the blocks between them are proven by multipliers."""
-
-    cuts: tuple[int, ...]
-    by_multipliers: tuple[bool, ...]
 
 
 def compose(instance: SdpInstance, solver: LowRankSolver, fits: Fits) -> Composed | None:
@@ -138,66 +119,6 @@ def compose_rows(
     return found
 
 
-# --- cuts -------------------------------------------------------------------------------------------------------------
-
-
-def plan_cuts(instance: SdpInstance, fits: Fits) -> Plan | None:
-    """The cheapest cuts, by dynamic programming over the cut nodes; None when the whole network is one block."""
-    places: list[int | None] = [None, *_candidates(instance.network), None]
-    best: list[tuple[float, int, bool]] = [(0.0, 0, True)] + [(math.inf, 0, False)] * (len(places) - 1)
-    for i in range(len(places) - 1):
-        for j in range(i + 1, len(places)):
-            price, proven = _price(instance, places[i], places[j], fits)
-            if not proven and j > i + 1:
-                break
-            if best[i][0] + price < best[j][0]:
-                best[j] = best[i][0] + price, i, proven
-    cuts: list[int] = []
-    flags: list[bool] = []
-    j = len(places) - 1
-    while j > 0:
-        _, i, proven = best[j]
-        flags.append(proven)
-        cuts.extend(place for place in [places[i]] if place is not None)
-        j = i
-    return Plan(tuple(reversed(cuts)), tuple(reversed(flags))) if cuts else None
-
-
-def plan_cost(instance: SdpInstance, fits: Fits) -> float:
-    """Multiplications that one elimination of every block of the planned cuts takes."""
-    plan = plan_cuts(instance, fits)
-    if plan is None:
-        return 0.0
-    weights = [np.ones(instance.network.nodes[c].size) for c in plan.cuts]
-    blocks = split(instance, plan.cuts, weights)
-    wanted = [b for b, proven in zip(blocks, plan.by_multipliers, strict=True) if proven]
-    return sum(proof_cost(_estimated(block)).operations for block in wanted)
-
-
-def _candidates(network: Network) -> list[int]:
-    """Cut activations, and affine cut nodes that several nodes read (before a single reader a cut gains nothing)."""
-    cuts = cut_positions(network)
-    return [c for c in cuts if c in network.activations or c + 1 not in (*cuts, len(network.nodes) - 1)]
-
-
-def _price(instance: SdpInstance, start: int | None, end: int | None, fits: Fits) -> tuple[float, bool]:
-    """Expected loss of a block, and whether its proof fits."""
-
-    def mark(place: int | None) -> tuple[int, Array] | None:
-        return None if place is None else (place, np.ones(instance.network.nodes[place].size))
-
-    block = block_between(instance, mark(start), mark(end))
-    if not fits(_estimated(block)):
-        return _NORM_PRICE, False
-    return 1.0 / (1.0 + len(block.slopes)), True
-
-
-def _estimated(block: Block) -> SdpInstance:
-    """The program whose proof is the block's."""
-    gain = block.gain_program()
-    return block.program() if gain is None else gain.instance
-
-
 # --- weights ----------------------------------------------------------------------------------------------------------
 
 
@@ -216,7 +137,9 @@ class Marked:
 
 def solve_quickly(solver: LowRankSolver, instances: Sequence[SdpInstance]) -> list[LowRankResult]:
     """Solve with so high a rank that no saddle point stops it, and no further than the proof's repair makes good."""
-    rank = solver.rank + _ADDITIONAL_RANK
+    network = instances[0].network
+    many = network.input_size + network.hidden_size > _MANY_VARIABLES
+    rank = solver.rank + _ADDITIONAL_RANK[many]
     return replace(solver, rank=rank, tolerance=1e-6, max_iterations=_ITERATIONS).solve(instances)
 
 
@@ -269,11 +192,12 @@ def _weights(
 
 
 def _positive(weights: Array) -> Array:
-    """Finite weights within a factor of the largest; where the solver left zeros, others cost little."""
-    good = np.where(np.isfinite(weights), weights, 0.0)
-    largest = float(good.max(initial=0.0)) or 1.0
-    raised = np.maximum(good, _SMALLEST_WEIGHT * largest)
-    return np.clip(raised, WEIGHT_RANGE.smallest, WEIGHT_RANGE.largest)
+    """Finite positive weights: neurons at rest have infinite ones in the solution, neurons without a reader none."""
+    good = weights[np.isfinite(weights) & (weights > 0)]
+    typical = float(np.median(good)) if len(good) else 1.0
+    known = np.where(np.isnan(weights), typical, weights)
+    inside = np.clip(known, typical / _WEIGHT_RATIO, typical * _WEIGHT_RATIO)
+    return np.clip(inside, WEIGHT_RANGE.smallest, WEIGHT_RANGE.largest)
 
 
 def _channelwise(weights: Array, node: Node) -> Array:

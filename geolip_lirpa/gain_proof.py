@@ -26,16 +26,18 @@ from geolip_lirpa.activations import Abs
 from geolip_lirpa.activations.base import SlopeInterval
 from geolip_lirpa.dissection import Arrangement, arrangement_of
 from geolip_lirpa.errors import SolverError
-from geolip_lirpa.forms import Forms, build_blocks, build_forms
+from geolip_lirpa.forms import Forms
 from geolip_lirpa.lmi import assemble, lipschitz_terms
 from geolip_lirpa.network import Network, Node
 from geolip_lirpa.proof import first_repair, is_feasible, is_plausible, objective, twice_the_rounding
-from geolip_lirpa.rounding import gamma
+from geolip_lirpa.rounding import Array, gamma
 from geolip_lirpa.sdp import Multipliers, SdpInstance
 from geolip_lirpa.slopes import SlopeIntervals
 from geolip_lirpa.types import Norm
 
-# Attempts after the first failure double the exponent of the repair's distance from rounding.
+# Multipliers are raised to this part of their layer's largest.
+_SMALLEST_PART = 1e-10
+# Attempts after a failure are larger by a ratio.
 _LARGEST_REPAIR = 0.5
 _RATIO = 16.0
 
@@ -45,7 +47,7 @@ class GainProgram:
     """A block with a weighted output.
 
     Args:
-        instance: the program of the block with one more layer; its rows of C are zero and do not matter.
+        instance: the program of the block with one more layer, whose sum is its output.
     """
 
     instance: SdpInstance
@@ -67,14 +69,13 @@ class GainProgram:
         # what kind of activation it is does not matter: its slopes are given
         nodes = (*network.nodes, Node(f"{last.name}/weighted", last.shape, (len(network.nodes) - 1,), Abs()))
         slope = SlopeInterval(torch.zeros_like(weights), 2.0 * weights)
-        rows = torch.zeros((1, last.size), dtype=torch.float64)
+        rows = torch.ones((1, last.size), dtype=torch.float64)
         return cls(SdpInstance(Network(nodes), (*slopes, slope), norm, input_scale, rows))
 
     @cached_property
     def forms(self) -> Forms:
-        """With all variables: nobody reads the last layer, and it must stay."""
-        i = self.instance
-        return build_forms(build_blocks(i.network, i.slopes, i.input_scale), i.rows, prune=False)
+        """Without neurons and inputs that do not reach the last layer, and without an output."""
+        return replace(self.instance.forms, output={}, output_error={})
 
     def completed(self, multipliers: Multipliers) -> Multipliers:
         """Multipliers of the block with those of the last layer and of the output."""
@@ -116,6 +117,7 @@ def prove_gain(program: GainProgram, multipliers: Multipliers) -> tuple[float, M
     Raises:
         SolverError: no repair turns these multipliers into a proof.
     """
+    multipliers = _raised(multipliers)
     terms = lipschitz_terms(program.forms, program.completed(multipliers))
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         arrangement = arrangement_of(assemble(terms))
@@ -137,6 +139,16 @@ def prove_gain(program: GainProgram, multipliers: Multipliers) -> tuple[float, M
     if best is None:
         raise SolverError("proof of a block: the solver's multipliers prove no finite gain. Raise its iterations.")
     return best
+
+
+def _raised(multipliers: Multipliers) -> Multipliers:
+    """Finite and positive, also where the solver found no use for an input or a neuron."""
+
+    def raised(values: Array) -> Array:
+        good = np.where(np.isfinite(values), np.maximum(values, 0.0), 0.0)
+        return np.maximum(good, _SMALLEST_PART * (float(good.max(initial=0.0)) or 1.0))
+
+    return replace(multipliers, hidden=tuple(raised(h) for h in multipliers.hidden), input=raised(multipliers.input))
 
 
 def _graded(multipliers: Multipliers, repair: float) -> Multipliers:

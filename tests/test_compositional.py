@@ -32,7 +32,8 @@ from geolip_lirpa.composition import (
     product,
     split,
 )
-from geolip_lirpa.compositional import compose, compose_rows, mark_cuts, plan_cuts
+from geolip_lirpa.compositional import compose, compose_rows, mark_cuts
+from geolip_lirpa.cut_planning import plan_cuts
 from geolip_lirpa.errors import CertificateError, SpecificationError
 from geolip_lirpa.gain_proof import GainProgram, prove_gain, verify_gain
 from geolip_lirpa.lipschitz_types import LipschitzOptions
@@ -229,6 +230,23 @@ def test_proven_gains_are_above_the_exact_ones(seed: int, norm: Norm, local: boo
         replace(proof, input=np.zeros_like(proof.input)),
     ):
         assert verify_gain(program, forged) is None
+
+
+@pytest.mark.parametrize("norm", [Norm.L2, Norm.LINF])
+def test_inputs_and_neurons_that_nobody_reads(norm: Norm) -> None:
+    """They have no multipliers in the solution, and must not keep the block from being proven."""
+    network = random_mlp(0, (4, 5, 4, 2))
+    weights = [node.operation.parameters[0].clone() for node in network.nodes[1::2]]  # type: ignore[union-attr]
+    weights[0][:, 1] = 0.0
+    weights[1][:, 2] = 0.0
+    weights[0][3] = 0.0
+    nodes = list(network.nodes)
+    for position, weight in zip((1, 3, 5), weights, strict=True):
+        nodes[position] = replace(nodes[position], operation=linear_operator(weight))
+    instance = lipschitz_instance(Network(tuple(nodes)), norm=norm)
+    found = compose(instance, SOLVER, layers_at_most(1))
+    assert found is not None and None not in found.composition.front.proofs
+    assert brute_force(instance) <= found.upper <= 2 * brute_force(instance)
 
 
 def test_neurons_that_cannot_move_carry_no_weight() -> None:
