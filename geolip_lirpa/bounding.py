@@ -20,22 +20,22 @@ from geolip_lirpa.proof_cost import proof_cost
 from geolip_lirpa.sdp import Multipliers, SdpInstance
 from geolip_lirpa.solvers.base import Solver, SolverResult
 from geolip_lirpa.solvers.interior_point import InteriorPointSolver
-from geolip_lirpa.solvers.low_rank import Factor, LowRankResult, LowRankSolver
+from geolip_lirpa.solvers.low_rank import Factor, LowRankResult, LowRankSolver, bytes_needed
 from geolip_lirpa.types import Norm
 
 #: Called with the number of programs finished so far and in all.
 Progress = Callable[[int, int], None]
 
-# Stages of the low-rank solver: (additional rank, gradient tolerance). Most programs end after the first.
-_STAGES = ((0, 1e-7), (4, 1e-8), (12, 1e-9), (24, 1e-10))
+# Tolerances of the low-rank solver, stage by stage: of the gradient at the end, and where saddle points are looked for.
+# Most programs end after the first.
+_STAGES = ((3e-8, 1e-4), (3e-9, 3e-8), (3e-10, 3e-9), (1e-10, 3e-10))
 # The only one for programs whose proof takes longer than their solution; from this many multiplications on.
-_LARGE_STAGES = ((24, 1e-6),)
+_LARGE_STAGES = ((1e-7, 1e-5),)
 _LARGE_PROOF = 1e11
 # The interior point solver takes what they miss up to this many rows, where it needs ten seconds and half a gigabyte.
 _FINISHER_ROWS = 1500
-# Numbers of one program in a batch, times its copies in L-BFGS, should stay below this many bytes.
+# Memory that the programs of one batch should not exceed by much, in bytes.
 _BATCH_BYTES = 1 << 30
-_COPIES = 40
 
 
 @dataclass(frozen=True)
@@ -87,6 +87,7 @@ def bound_programs(
     solver: Solver,
     target: float = 1e-6,
     progress: Progress | None = None,
+    starts: Sequence[Factor] | None = None,
 ) -> list[ProvenBound]:
     """Bound programs of one family; those of one group are wanted only through the maximum of their bounds.
 
@@ -96,6 +97,8 @@ def bound_programs(
         solver: which solver to use.
         target: relative gap at which a bound is good enough.
         progress: see `Progress`.
+        starts: vectors of similar programs, one for each, from which the low-rank solver goes on (`ProvenBound.factor`
+            of the same network with other slopes, or of a checkpoint nearby); other solvers do without.
 
     Raises:
         BoundsInterrupted: Ctrl-C; holds what was proven until then.
@@ -103,7 +106,7 @@ def bound_programs(
     results: list[ProvenBound | None] = [_trivial(i, solver.name) for i in instances]
     try:
         if isinstance(solver, LowRankSolver):
-            _bound_in_stages(instances, groups, solver, target, progress, results)
+            _bound_in_stages(instances, groups, solver, target, progress, starts, results)
         else:
             _bound_once(instances, solver, progress, results)
     except KeyboardInterrupt:
@@ -118,16 +121,19 @@ def _bound_in_stages(
     solver: LowRankSolver,
     target: float,
     progress: Progress | None,
+    starts: Sequence[Factor] | None,
     results: list[ProvenBound | None],
 ) -> None:
     """Fill and improve `results`, with more effort for those that still need it."""
     pending = [i for i, result in enumerate(results) if result is None]
-    for extra, tolerance in _stages(instances[0]):
-        stage = replace(solver, rank=solver.rank + extra, tolerance=tolerance)
-        for chunk in _chunks(pending, instances[0], stage.rank):
-            found = stage.solve([instances[i] for i in chunk], _starts(chunk, results, stage.rank))
+    factors: list[Factor | None] = [None] * len(instances) if starts is None else list(starts)
+    for tolerance, saddle_tolerance in _stages(instances[0]):
+        stage = replace(solver, tolerance=tolerance, saddle_tolerance=saddle_tolerance)
+        for chunk in _chunks(pending, instances[0], factors, solver.rank):
+            known = [f for f in (factors[i] for i in chunk) if f is not None]
+            found = stage.solve([instances[i] for i in chunk], known if len(known) == len(chunk) else None)
             for i, result in zip(chunk, found, strict=True):
-                results[i] = _better(results[i], _prove(instances[i], result))
+                results[i], factors[i] = _better(results[i], _prove(instances[i], result)), result.factor
             if progress is not None:
                 progress(len(instances) - len(_pending(results, groups, target)), len(instances))
         pending = _pending(results, groups, target)
@@ -159,7 +165,7 @@ def _finish(
             progress(len(instances) - len(_pending(results, groups, target)), len(instances))
 
 
-def _stages(instance: SdpInstance) -> tuple[tuple[int, float], ...]:
+def _stages(instance: SdpInstance) -> tuple[tuple[float, float], ...]:
     """Where a proof takes long, none is tried before the solver has what it needs."""
     return _LARGE_STAGES if proof_cost(instance).operations > _LARGE_PROOF else _STAGES
 
@@ -220,14 +226,10 @@ def _pending(results: Sequence[ProvenBound | None], groups: Sequence[int], targe
     ]
 
 
-def _chunks(pending: Sequence[int], instance: SdpInstance, rank: int) -> list[list[int]]:
-    size = instance.network.input_size + instance.network.hidden_size
-    count = max(1, _BATCH_BYTES // (8 * _COPIES * rank * size))
+def _chunks(
+    pending: Sequence[int], instance: SdpInstance, factors: Sequence[Factor | None], rank: int
+) -> list[list[int]]:
+    """Batches of programs."""
+    largest = max((f.rank for f in (factors[i] for i in pending) if f is not None), default=rank)
+    count = max(1, _BATCH_BYTES // bytes_needed(instance.network, largest))
     return [list(pending[i : i + count]) for i in range(0, len(pending), count)]
-
-
-def _starts(chunk: Sequence[int], results: Sequence[ProvenBound | None], rank: int) -> list[Factor] | None:
-    """Last factors as starts, widened by small random columns where the rank has grown."""
-    found = [results[i] for i in chunk]
-    factors = [r.factor for r in found if r is not None and r.factor is not None]
-    return [f.widened(rank) for f in factors] if len(factors) == len(chunk) else None

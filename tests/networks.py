@@ -9,6 +9,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from geolip_lirpa import affine
 from geolip_lirpa.activations import ReLU
 from geolip_lirpa.activations.base import Activation, SlopeInterval
 from geolip_lirpa.network import AffineOperator, Network, Node, linear_operator, sequential
@@ -32,6 +33,24 @@ def random_mlp(seed: int, sizes: Sequence[int], activation: Activation | None = 
         if number < len(sizes) - 2:
             operations.append((f"activation{number}", activation or ReLU()))
     return sequential((sizes[0],), operations)
+
+
+def random_convnet(
+    seed: int = 0, channels: int = 3, size: int = 12, layers: int = 3, activation: Activation | None = None
+) -> Network:
+    """3x3 convolutions with padding, the second one with stride 2; then the mean of each channel, and two outputs."""
+    generator = torch.Generator().manual_seed(seed)
+    operations: list[tuple[str, AffineOperator | Activation]] = []
+    for number in range(layers):
+        weight = torch.randn((channels, channels if number else 1, 3, 3), generator=generator) / (3 * channels**0.5)
+        stride = 2 if number == 1 else 1
+        conv = affine.convolution(weight, None, stride=[stride] * 2, padding=[1, 1], dilation=[1, 1])
+        operations += [(f"conv{number}", conv), (f"relu{number}", activation or ReLU())]
+    network = sequential((1, size, size), operations)
+    shape = network.nodes[-1].shape
+    operations.append(("mean", affine.reduction([1, 2], shape, keepdim=False, mean=True)))
+    operations.append(("head", random_linear(2, channels, generator)))
+    return sequential((1, size, size), operations)
 
 
 def signed_sum(first: float = 1.0, second: float = 1.0) -> AffineOperator:

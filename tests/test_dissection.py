@@ -11,38 +11,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.sparse import csr_array
 
-from geolip_lirpa import affine, dissection
+from geolip_lirpa import dissection
 from geolip_lirpa.activations import LeakyReLU, ReLU
 from geolip_lirpa.activations.base import Activation
 from geolip_lirpa.block_elimination import EliminationCost, is_positive_semidefinite_matrix, schur_complement
 from geolip_lirpa.dissection import Arrangement, arrangement_of, dissect
 from geolip_lirpa.dissection_cost import dissection_cost
 from geolip_lirpa.lmi import BlockMatrix, assemble_lmi
-from geolip_lirpa.network import AffineOperator, Network, sequential
+from geolip_lirpa.network import sequential
 from geolip_lirpa.proof import prove, verify
 from geolip_lirpa.sdp import SdpInstance
 from geolip_lirpa.solvers.low_rank import LowRankSolver
 from geolip_lirpa.types import Norm
-from tests.networks import lipschitz_instance, random_linear
+from tests.networks import lipschitz_instance, random_convnet, random_linear
 
 UNKNOWN = EliminationCost((), 0.0, 0.0)
-
-
-def convolutional(
-    channels: int = 3, size: int = 12, layers: int = 3, activation: Activation | None = None, seed: int = 0
-) -> Network:
-    generator = torch.Generator().manual_seed(seed)
-    operations: list[tuple[str, AffineOperator | Activation]] = []
-    for number in range(layers):
-        weight = torch.randn((channels, channels if number else 1, 3, 3), generator=generator) / (3 * channels**0.5)
-        stride = 2 if number == 1 else 1
-        conv = affine.convolution(weight, None, stride=[stride] * 2, padding=[1, 1], dilation=[1, 1])
-        operations += [(f"conv{number}", conv), (f"relu{number}", activation or ReLU())]
-    network = sequential((1, size, size), operations)
-    shape = network.nodes[-1].shape
-    operations.append(("mean", affine.reduction([1, 2], shape, keepdim=False, mean=True)))
-    operations.append(("head", random_linear(2, channels, generator)))
-    return sequential((1, size, size), operations)
 
 
 def random_matrix(seed: int, dense_block: bool = False) -> BlockMatrix:
@@ -139,7 +122,7 @@ def test_schur_complements_agree() -> None:
 @pytest.mark.parametrize("activation", [ReLU(), LeakyReLU(0.1)])
 @pytest.mark.parametrize("norm", [Norm.LINF, Norm.L2])
 def test_proofs_are_the_same(activation: Activation, norm: Norm, monkeypatch: pytest.MonkeyPatch) -> None:
-    instance = lipschitz_instance(convolutional(activation=activation), norm=norm)
+    instance = lipschitz_instance(random_convnet(activation=activation), norm=norm)
     multipliers = LowRankSolver(rank=12).solve([instance])[0].multipliers
     by_layers = prove(instance, multipliers)
     monkeypatch.setattr(dissection, "_CHEAP", 0.0)
@@ -155,7 +138,7 @@ def test_proofs_are_the_same(activation: Activation, norm: Norm, monkeypatch: py
 
 
 def test_lines_make_large_images_cheaper() -> None:
-    instance = lipschitz_instance(convolutional(channels=8, size=40, layers=5))
+    instance = lipschitz_instance(random_convnet(channels=8, size=40, layers=5))
     matrix = assemble_lmi(instance.forms, LowRankSolver(rank=2, max_iterations=3).solve([instance])[0].multipliers)
     found = arrangement_of(matrix)
     assert found.parts is not None

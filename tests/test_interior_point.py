@@ -232,7 +232,7 @@ def _low_rank_misses() -> SdpInstance:
 
 def _bound(instance: SdpInstance, monkeypatch: pytest.MonkeyPatch, rows: int) -> ProvenBound:
     """With one stage of hardly any work, so that the outcome does not depend on how good the low-rank solver is."""
-    monkeypatch.setattr(bounding, "_STAGES", ((0, 1e-1),))
+    monkeypatch.setattr(bounding, "_STAGES", ((1e-1, 1.0),))
     monkeypatch.setattr(bounding, "_FINISHER_ROWS", rows)
     return bound_programs([instance], [0], LowRankSolver(power_iterations=1, max_iterations=1))[0]
 

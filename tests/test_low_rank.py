@@ -17,7 +17,7 @@ from geolip_lirpa.proof import prove
 from geolip_lirpa.sdp import SdpInstance
 from geolip_lirpa.solvers.auto import canonical_solver_name, make_solver
 from geolip_lirpa.solvers.base import Status
-from geolip_lirpa.solvers.lbfgs import LbfgsOptions, minimise
+from geolip_lirpa.solvers.lbfgs import LbfgsOptions, Problem, minimise
 from geolip_lirpa.solvers.low_rank import LowRankSolver
 from geolip_lirpa.types import Norm, OutputNorm
 from tests.networks import lipschitz_instance, random_mlp, random_residual
@@ -46,9 +46,9 @@ def test_lbfgs_finds_smallest_eigenvectors_of_a_batch(seed: int, precondition: b
         return 0.5 * (x * image).sum(1), image
 
     start = _unit(torch.randn((4, 12), dtype=torch.float64, generator=generator))
-    weights = 0.1 + torch.rand((4, 12), dtype=torch.float64, generator=generator) if precondition else None
-    options = LbfgsOptions(gradient_tolerance=1e-7)
-    found = minimise(quotient, start, _unit, _tangent, options, weights)
+    weights = 0.1 + torch.rand((1, 12), dtype=torch.float64, generator=generator) if precondition else torch.ones(1, 12)
+    problem = Problem(quotient, _unit, _tangent, lambda x, _: weights.expand_as(x))
+    found = minimise(problem, start, LbfgsOptions(gradient_tolerance=1e-7))
     smallest = torch.linalg.eigvalsh(matrices)[:, 0]
     np.testing.assert_allclose(2 * found.value, smallest, rtol=1e-9, atol=1e-9)
     assert bool((found.iterations > 0).all())
@@ -61,7 +61,8 @@ def test_lbfgs_reports_the_iteration_limit() -> None:
         return 0.5 * ((x @ matrix) * x).sum(1), x @ matrix
 
     start = _unit(torch.ones((1, 29), dtype=torch.float64))
-    found = minimise(quotient, start, _unit, _tangent, LbfgsOptions(max_iterations=3))
+    problem = Problem(quotient, _unit, _tangent, lambda x, _: torch.ones_like(x))
+    found = minimise(problem, start, LbfgsOptions(max_iterations=3))
     assert int(found.iterations[0]) == 3 and not bool(found.converged[0])
 
 

@@ -2,16 +2,20 @@
 
 Place in the data flow: level 7, a building block of the untrusted solvers. Every problem has its own curvature pairs,
 line search and stopping test; finished problems leave the batch. (Nocedal and Wright, Numerical Optimization, ch. 7;
-on manifolds: Huang, Gallivan and Absil, SIAM J. Optim. 25, 2015. Vectors are transported by projection.)
+on manifolds: Huang, Gallivan and Absil, SIAM J. Optim. 25, 2015.) Differences of points and of gradients are stored as
+they are: transporting them to the newest tangent space changes them by terms of second order, and the direction is
+projected anyway. The preconditioner follows the point, it is renewed whenever all pairs have been replaced.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+
+from geolip_lirpa.solvers.curvature import Curvature
 
 
 @dataclass(frozen=True)
@@ -19,18 +23,17 @@ class LbfgsOptions:
     """Settings of one minimisation.
 
     Args:
-        memory: curvature pairs kept.
         max_iterations: iterations of a problem.
-        gradient_tolerance: stop when the Riemannian gradient's norm is below.
-        stall_iterations: stop when the value has not improved by `stall_tolerance` (absolute) for so many iterations.
-        stall_tolerance: see above.
+        gradient_tolerance: stop when the Riemannian gradient's norm is below this fraction of the ambient one's.
+        stall_iterations: stop when neither the value nor the gradient's norm has improved by more than rounding for so
+            many iterations.
+        memory: curvature pairs kept.
     """
 
-    memory: int = 12
     max_iterations: int = 2000
     gradient_tolerance: float = 1e-9
     stall_iterations: int = 30
-    stall_tolerance: float = 1e-15
+    memory: int = 6
 
 
 @dataclass(frozen=True)
@@ -48,209 +51,149 @@ class LbfgsResult:
 Function = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 Retraction = Callable[[Tensor], Tensor]
 Projection = Callable[[Tensor, Tensor], Tensor]
+#: Weights of the preconditioner (p, D) from points and their ambient gradients.
+Weights = Callable[[Tensor, Tensor], Tensor]
 
 
-class _History:
-    r"""Curvature pairs (s, y) of the problems still at work, in the compact representation.
+@dataclass(frozen=True)
+class Problem:
+    """What is minimised, for all problems of a batch.
 
-    With the pairs as columns of S and Y, oldest first, R the upper triangle of :math:`S^T Y`, D its diagonal, P the
-    diagonal preconditioner and :math:`\gamma` the scale (Byrd, Nocedal and Schnabel, Math. Program. 63, 1994):
-
-    .. math:: H g = \gamma P g + S R^{-T}((D + \gamma Y^T P Y) u - \gamma Y^T P g) - \gamma P Y u,
-        \quad u = R^{-1} S^T g .
-
-    A pair that is not valid for a problem is stored as zeros with a unit pivot, which takes it out of the formula.
+    Args:
+        function: ``function(points, index) -> (values (p,) in float64, ambient gradients (p, D))`` for the problems
+            `index`.
+        retract: maps ambient points (p, D) back to the manifold.
+        project: ``project(points, vectors)`` onto the tangent spaces.
+        weights: a positive diagonal estimate of the inverse Hessian from points and ambient gradients.
     """
 
-    def __init__(self, memory: int, preconditioner: Tensor) -> None:
-        count, size = preconditioner.shape
-        self.preconditioner = preconditioner
-        self.steps = preconditioner.new_zeros((count, memory, size))
-        self.changes = preconditioner.new_zeros((count, memory, size))  # P y
-        self.cross = preconditioner.new_zeros((count, memory, memory))  # s_i y_j
-        self.inner = preconditioner.new_zeros((count, memory, memory))  # y_i P y_j
-        self.scale = preconditioner.new_zeros(count)
-        self.newest = -1
-
-    def add(self, step: Tensor, change: Tensor, valid: Tensor) -> None:
-        """Store a pair for each problem in place of the oldest; `valid` says where it may be used."""
-        product = (step * change).sum(1)
-        valid = valid & (product > 1e-12 * (step.norm(dim=1) * change.norm(dim=1)))
-        step, change = step * valid[:, None], change * valid[:, None]
-        scaled = self.preconditioner * change
-        size = (change * scaled).sum(1)
-        self.scale = torch.where(valid, product / size.where(valid, torch.ones_like(size)), self.scale)
-        self.newest = (self.newest + 1) % self.steps.shape[1]
-        j = self.newest
-        self.steps[:, j], self.changes[:, j] = step, scaled
-        self.cross[:, j, :] = torch.einsum("pd,pmd->pm", step / self.preconditioner, self.changes)
-        self.cross[:, :, j] = torch.einsum("pd,pmd->pm", change, self.steps)
-        self.inner[:, j, :] = torch.einsum("pd,pmd->pm", change, self.changes)
-        self.inner[:, :, j] = self.inner[:, j, :]
-
-    def select(self, keep: Tensor) -> None:
-        for name in ("preconditioner", "steps", "changes", "cross", "inner", "scale"):
-            setattr(self, name, getattr(self, name)[keep])
-
-    def forget(self, where: Tensor) -> None:
-        if bool(where.any()):
-            for values in (self.steps, self.changes, self.cross, self.inner, self.scale):
-                values[where] = 0.0
-
-    def direction(self, gradient: Tensor) -> Tensor:
-        """Minus the inverse Hessian times the gradient; preconditioned descent of unit scale without curvature."""
-        gamma = torch.where(self.scale > 0, self.scale, 1.0)[:, None]
-        first = gamma * self.preconditioner * gradient
-        if self.newest < 0:
-            return -first
-        order = (torch.arange(self.steps.shape[1], device=gradient.device) + self.newest + 1) % self.steps.shape[1]
-        pick = order[:, None], order[None, :]
-        pivots = self.cross[:, order, order]
-        upper = self.cross[:, *pick].triu(1) + torch.diag_embed(torch.where(pivots > 0, pivots, 1.0))
-        along_steps = torch.einsum("pmd,pd->pm", self.steps, gradient)[:, order, None]
-        along_changes = torch.einsum("pmd,pd->pm", self.changes, gradient)[:, order, None]
-        u = torch.linalg.solve_triangular(upper, along_steps, upper=True)
-        middle = pivots[..., None] * u + gamma[..., None] * (self.inner[:, *pick] @ u - along_changes)
-        w = torch.linalg.solve_triangular(upper.transpose(1, 2), middle, upper=False)
-        back = torch.empty_like(order)
-        back[order] = torch.arange(len(order), device=order.device)
-        result = first + torch.einsum("pmd,pm->pd", self.steps, w[:, back, 0])
-        return -(result - gamma * torch.einsum("pmd,pm->pd", self.changes, u[:, back, 0]))
+    function: Function
+    retract: Retraction
+    project: Projection
+    weights: Weights
 
 
 @dataclass
 class _State:
-    """Problems at work: their numbers in the batch, points, values, Riemannian gradients."""
+    """Problems at work: their numbers in the batch, points, values, ambient and Riemannian gradients."""
 
     index: Tensor
     point: Tensor
     value: Tensor
+    ambient: Tensor
     gradient: Tensor
     best: Tensor
+    smallest: Tensor
     since_best: Tensor
 
     def select(self, keep: Tensor) -> None:
-        for name in ("index", "point", "value", "gradient", "best", "since_best"):
+        for name in self.__dataclass_fields__:
             setattr(self, name, getattr(self, name)[keep])
 
 
-def minimise(
-    function: Function,
-    start: Tensor,
-    retract: Retraction,
-    project: Projection,
-    options: LbfgsOptions,
-    preconditioner: Tensor | None = None,
-) -> LbfgsResult:
+def minimise(problem: Problem, start: Tensor, options: LbfgsOptions) -> LbfgsResult:
     """Minimise each problem of a batch.
 
     Args:
-        function: ``function(points, index) -> (values (p,), ambient gradients (p, D))`` for the problems `index`.
+        problem: see `Problem`.
         start: (P, D), on the manifold.
-        retract: maps ambient points (p, D) back to the manifold.
-        project: ``project(points, vectors)`` onto the tangent spaces.
         options: see `LbfgsOptions`.
-        preconditioner: (P, D) positive, a diagonal estimate of the inverse Hessian; default: ones.
     """
     count = start.shape[0]
     index = torch.arange(count, device=start.device)
-    value, ambient = function(start, index)
-    state = _State(index, start, value, project(start, ambient), value.clone(), torch.zeros_like(index))
+    value, ambient = problem.function(start, index)
+    gradient = problem.project(start, ambient)
+    norm = gradient.norm(dim=1)
+    state = _State(index, start, value, ambient, gradient, value.clone(), norm.clone(), torch.zeros_like(index))
     result = LbfgsResult(
-        start.clone(), value.clone(), torch.full_like(value, torch.inf), torch.zeros_like(index),
-        torch.zeros(count, dtype=torch.bool, device=start.device), 0,
+        start.clone(), value.clone(), norm.clone(), torch.zeros_like(index),
+        torch.zeros(count, dtype=torch.bool, device=start.device), 1,
     )  # fmt: skip
-    history = _History(options.memory, torch.ones_like(start) if preconditioner is None else preconditioner)
     evaluations = 1
+    curvature = Curvature(options.memory, problem.weights(start, ambient))
     for iteration in range(options.max_iterations + 1):
-        _record(result, state, iteration)
         norm = state.gradient.norm(dim=1)
-        done = norm <= options.gradient_tolerance
-        result.converged[state.index[done]] = True
+        done = norm <= options.gradient_tolerance * state.ambient.norm(dim=1)
         keep = ~done & (state.since_best < options.stall_iterations)
-        if iteration == options.max_iterations or not bool(keep.any()):
-            break
+        if iteration == options.max_iterations:
+            keep = torch.zeros_like(keep)
         if not bool(keep.all()):
+            _record(result, state, norm, done, ~keep, iteration)
+            if not bool(keep.any()):
+                break
             state.select(keep)
-            history.select(keep)
-        evaluations += _iterate(function, state, history, retract, project, options)
-    return LbfgsResult(
-        result.point, result.value, result.gradient_norm, result.iterations, result.converged, evaluations
-    )
+            curvature.select(keep)
+        if iteration > 0 and iteration % options.memory == 0:
+            curvature.precondition(problem.weights(state.point, state.ambient))
+        evaluations += _iterate(problem, state, curvature, options)
+    return replace(result, evaluations=evaluations)
 
 
-def _record(result: LbfgsResult, state: _State, iteration: int) -> None:
-    """Keep the latest point of each problem at work (values never rise, so it is also the best)."""
-    result.point[state.index] = state.point
-    result.value[state.index] = state.value
-    result.gradient_norm[state.index] = state.gradient.norm(dim=1)
-    result.iterations[state.index] = iteration
+def _record(result: LbfgsResult, state: _State, norm: Tensor, done: Tensor, leaving: Tensor, iteration: int) -> None:
+    """Store what is known of the problems that leave."""
+    where = state.index[leaving]
+    result.point[where] = state.point[leaving]
+    result.value[where] = state.value[leaving]
+    result.gradient_norm[where] = norm[leaving]
+    result.iterations[where] = iteration
+    result.converged[where] = done[leaving]
 
 
-def _iterate(
-    function: Function,
-    state: _State,
-    history: _History,
-    retract: Retraction,
-    project: Projection,
-    options: LbfgsOptions,
-) -> int:
+def _iterate(problem: Problem, state: _State, curvature: Curvature, options: LbfgsOptions) -> int:
     """One step of every problem at work; returns the number of function evaluations of the batch."""
-    direction = project(state.point, history.direction(state.gradient))
+    direction = problem.project(state.point, curvature.direction(state.gradient))
     slope = (direction * state.gradient).sum(1)
-    uphill = slope >= 0
+    uphill = ~(slope < 0)
     if bool(uphill.any()):
-        history.forget(uphill)
-        length = state.gradient.norm(dim=1, keepdim=True).clamp_min(1.0)
-        direction = torch.where(uphill[:, None], -state.gradient / length, direction)
+        curvature.forget(uphill)
+        direction = problem.project(state.point, curvature.direction(state.gradient))
         slope = (direction * state.gradient).sum(1)
-    point, value, gradient, accepted, evaluations = _line_search(function, state, direction, slope, retract, project)
-    step = project(point, point - state.point)
-    change = gradient - project(point, state.gradient)
-    history.add(step, change, accepted)
-    history.forget(~accepted)
-    improved = value < state.best - options.stall_tolerance
-    state.since_best = torch.where(improved, 0, state.since_best + 1)
-    state.best = torch.minimum(state.best, value)
-    state.point, state.value, state.gradient = point, value, gradient
+    point, value, ambient, accepted, evaluations = _line_search(problem, state, direction, slope)
+    gradient = problem.project(point, ambient)
+    curvature.add(point - state.point, gradient - state.gradient, accepted)
+    curvature.forget(~accepted)
+    norm = gradient.norm(dim=1)
+    improved = (value < state.best - _noise(state)) | (norm < 0.9 * state.smallest)
+    # a search that fails once may succeed without the old pairs, but not often
+    idle = torch.where(accepted, 1, 1 + options.stall_iterations // 3)
+    state.since_best = torch.where(improved, 0, state.since_best + idle)
+    state.best, state.smallest = torch.minimum(state.best, value), torch.minimum(state.smallest, norm)
+    state.point, state.value, state.ambient, state.gradient = point, value, ambient, gradient
     return evaluations
 
 
+def _noise(state: _State) -> Tensor:
+    """What rounding may do to a value: a few units in its last place."""
+    return 8 * torch.finfo(state.point.dtype).eps * state.value.abs().clamp_min(1.0)
+
+
 def _line_search(
-    function: Function,
-    state: _State,
-    direction: Tensor,
-    slope: Tensor,
-    retract: Retraction,
-    project: Projection,
+    problem: Problem, state: _State, direction: Tensor, slope: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, int]:
     """Backtracking with quadratic interpolation until sufficient decrease, for each problem on its own.
 
-    The test allows for the rounding of the value itself (a few units in its last place), so that the last digits of
-    the gradient can still be gained where values no longer differ.
+    The test allows for the rounding of the value itself, so that the last digits of the gradient can still be gained
+    where values no longer differ.
     """
-    point, value, gradient = state.point.clone(), state.value.clone(), state.gradient.clone()
-    count = len(value)
+    noise = _noise(state)
+    point = problem.retract(state.point + direction)
+    value, ambient = problem.function(point, state.index)
     step = torch.ones_like(value)
-    pending = torch.arange(count, device=value.device)
-    accepted = torch.zeros(count, dtype=torch.bool, device=value.device)
-    noise = 8 * torch.finfo(value.dtype).eps * state.value.abs().clamp_min(1.0)
-    evaluations = 0
-    for _ in range(25):
-        trial = retract(state.point[pending] + step[pending, None] * direction[pending])
-        trial_value, ambient = function(trial, state.index[pending])
-        evaluations += 1
-        a, s, f0 = step[pending], slope[pending], state.value[pending]
-        good = torch.isfinite(trial_value) & (trial_value <= f0 + 1e-4 * a * s + noise[pending])
-        where = pending[good]
-        point[where], value[where] = trial[good], trial_value[good]
-        gradient[where] = project(trial[good], ambient[good])
-        accepted[where] = True
-        if bool(good.all()):
-            break
+    good = torch.isfinite(value) & (value <= state.value + 1e-4 * slope + noise)
+    evaluations = 1
+    while not bool(good.all()) and evaluations < 25:
+        bad = ~good
         # minimiser of the parabola through f0, its slope and the trial value
-        parabola = -s * a * a / (2 * (trial_value - f0 - s * a)).clamp_min(1e-300)
+        a, s, f0 = step[bad], slope[bad], state.value[bad]
+        parabola = -s * a * a / (2 * (value[bad] - f0 - s * a)).clamp_min(1e-300)
         shorter = torch.where(torch.isfinite(parabola), parabola, 0.5 * a)
-        step[pending] = torch.minimum(torch.maximum(shorter, 0.1 * a), 0.5 * a)
-        pending = pending[~good]
-    return point, value, gradient, accepted, evaluations
+        step[bad] = torch.minimum(torch.maximum(shorter, 0.1 * a), 0.5 * a)
+        trial = problem.retract(state.point[bad] + step[bad, None].to(direction.dtype) * direction[bad])
+        point[bad] = trial
+        value[bad], ambient[bad] = problem.function(trial, state.index[bad])
+        evaluations += 1
+        good = torch.isfinite(value) & (value <= state.value + 1e-4 * step * slope + noise)
+    if not bool(good.all()):
+        bad = ~good
+        point[bad], value[bad], ambient[bad] = state.point[bad], state.value[bad], state.ambient[bad]
+    return point, value, ambient, good, evaluations

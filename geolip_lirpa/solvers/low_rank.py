@@ -13,17 +13,21 @@ for vectors a ball with centre :math:`m\,dv` and radius :math:`r|dv|`. The objec
 .. math:: dz_i = m_i dv_i + r_i |dv_i| u_i, \quad |u_i| = 1, \qquad w_j \text{ unit (l_inf) or } |w|_F = 1 \text{ (l_2)}
 
 parametrises the problem by unit vectors alone: every point is feasible. With tied multipliers the constraints of a
-layer are summed, and u becomes one unit vector for the whole layer. Gradients come by autograd; rows of C, inputs and
-slopes of a batch are solved together. The value :math:`\log |O\,y|` is maximised in two phases.
+layer are summed, and u becomes one unit vector for the whole layer. Rows of C, inputs and slopes of a batch are solved
+together. The value :math:`\log |O\,y|` is maximised in phases.
 
 1. *Power iterations* (Journee et al., arXiv 0811.4724): replace every unit vector by its normalised gradient,
    :math:`u_i \leftarrow g_i/|g_i|`. Given directions that agree with their gradients, the value is convex in each
    block, so the step is an ascent step; and a neuron whose vector disagrees, which would otherwise hold :math:`dv_i` in
    the kink at zero for hundreds of steps, is turned round at once.
-2. *L-BFGS* on the product of spheres, preconditioned with :math:`1/\langle g_i, u_i\rangle`, the inverse of the
+2. *L-BFGS* on the product of spheres, preconditioned with :math:`1/|g_i|`, at stationary points the inverse of the
    sphere's own part of the Riemannian Hessian (a power iteration is the plain step in this metric).
+3. *Escapes*: where the columns are linearly independent, the point may be a saddle; eigenvectors of the dual matrix
+   become new columns (module `escape`), and L-BFGS goes on. So the rank adapts itself.
+4. L-BFGS to the full tolerance.
 
-On trained networks 20 power iterations and 10 to 30 of L-BFGS give eight digits.
+Large batches go through phases 1 to 3 in float32, and through the last one twice, first in float32 as far as that
+carries.
 
 **Multipliers** come from the same gradients. With :math:`t_i = |dv_i| u_i` and g the derivative of the objective by
 :math:`u_i`, stationarity of the Lagrangian gives :math:`\lambda_i = \langle g_i, u_i\rangle / (2 r_i^2 |dv_i|^2)` and
@@ -31,28 +35,39 @@ On trained networks 20 power iterations and 10 to 30 of L-BFGS give eight digits
 :math:`\lambda r^2(|dv|^2 - |t|^2)` contributes to the Lagrangian's derivative, so one ordinary backward pass performs
 the whole recursion. At a maximiser of high enough rank these multipliers are optimal (Burer and Monteiro, Math.
 Program. 103, 2005; Boumal, Voroninski and Bandeira, arXiv 1606.04970).
+
+**Memory**: about 24 float64 copies of the k x (inputs + neurons) numbers of a factor, for each program of a batch: 6
+for the curvature pairs of L-BFGS (6 pairs in float32), the rest for points, gradients and what passes through the
+network. k is the rank in the end.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from geolip_lirpa.network import Network
-from geolip_lirpa.rounding import Array
+from geolip_lirpa.network import AffineOperator, Network
 from geolip_lirpa.sdp import Multipliers, SdpInstance
 from geolip_lirpa.solvers.base import SolverResult, Status
-from geolip_lirpa.solvers.lbfgs import LbfgsOptions, LbfgsResult, minimise
-from geolip_lirpa.types import Norm, OutputNorm
+from geolip_lirpa.solvers.escape import leave_saddles
+from geolip_lirpa.solvers.lbfgs import LbfgsOptions, LbfgsResult, Problem, minimise
+from geolip_lirpa.solvers.objective import Objective
 
-# Relative size below which the curvature of a vector no longer shortens the steps of the others.
+# Vectors with less curvature than this fraction of the largest take the steps of one that has it.
 _LEAST_CURVATURE = 1e-6
+# Gradient, relative to the one before projection, that float32 reaches, and iterations without progress that end it.
+_SINGLE_TOLERANCE = 1e-6
+_SINGLE_PATIENCE = 12
+# Multiplications of a forward pass, over all columns and problems, from which float32 is worth a second start.
+_SINGLE_OPERATIONS = 3e6
+# Float64 numbers kept for each of the k x (inputs + neurons) numbers of a factor, see the module's docstring.
+_COPIES = 24
 
 
 @dataclass(frozen=True)
@@ -67,16 +82,10 @@ class Factor:
     input: Tensor
     hidden: tuple[Tensor, ...]
 
-    def widened(self, rank: int, size: float = 1e-3, seed: int = 0) -> Factor:
-        """The factor with more columns, filled with small random numbers so that saddle points can be left."""
-        generator = torch.Generator().manual_seed(seed)
-
-        def widen(part: Tensor) -> Tensor:
-            shape = (part.shape[0], max(0, rank - part.shape[1]))
-            noise = size * torch.randn(shape, dtype=part.dtype, generator=generator)
-            return torch.cat([part, noise * part.abs().mean()], dim=1)
-
-        return Factor(widen(self.input), tuple(widen(h) for h in self.hidden))
+    @property
+    def rank(self) -> int:
+        """Number of columns, k."""
+        return self.input.shape[1]
 
 
 @dataclass(frozen=True)
@@ -91,21 +100,25 @@ class LowRankSolver:
     """Burer-Monteiro solver, batched over instances.
 
     Args:
-        rank: number of columns k of the factor.
-        power_iterations: of the first phase.
-        max_iterations: L-BFGS iterations for each instance.
-        tolerance: gradient norm of log |O y| at which an instance is finished.
-        precondition: whether L-BFGS uses the spheres' curvature.
+        rank: number of columns k of a random start; more are added at saddle points.
+        power_iterations: before L-BFGS, from a random start.
+        max_iterations: L-BFGS iterations of an instance in all.
+        tolerance: norm of the gradient, relative to that before projection, at which an instance is finished.
+        saddle_tolerance: the same where saddle points are looked for, and the growth from which they are left.
+        escapes: how often factors may get new columns.
+        single: whether float32 goes first; None: where the work of a pass is worth a second start in float64.
         seed: of the random start.
-        device: where the float64 iterations run.
+        device: where the iterations run.
     """
 
     name: ClassVar[str] = "low-rank"
     rank: int = 8
-    power_iterations: int = 20
+    power_iterations: int = 6
     max_iterations: int = 1000
-    tolerance: float = 1e-7
-    precondition: bool = True
+    tolerance: float = 3e-8
+    saddle_tolerance: float = 1e-4
+    escapes: int = 8
+    single: bool | None = None
     seed: int = 0
     device: str = "cpu"
 
@@ -114,207 +127,156 @@ class LowRankSolver:
 
         Args:
             instances: the batch.
-            starts: factors to start from (of any common rank); random when None.
+            starts: factors to start from, of any ranks; random when None.
         """
         begin = time.perf_counter()
-        batch = _Batch(instances, torch.device(self.device))
-        point = batch.random(self.rank, self.seed) if starts is None else batch.join(starts)
-        point, preconditioner = batch.power(point, self.power_iterations)
-        options = LbfgsOptions(max_iterations=self.max_iterations, gradient_tolerance=self.tolerance)
-        weights = preconditioner if self.precondition else None
-        solution = minimise(batch.negative_log, point, batch.retract, batch.project, options, weights)
-        multipliers, values = batch.multipliers(solution.point)
+        found = _Run(self, instances).solve(starts)
         seconds = (time.perf_counter() - begin) / len(instances)
         return [
-            LowRankResult(
-                multipliers=multipliers[p],
-                value=float(values[p]),
-                status=_status(solution, p, self.max_iterations),
-                iterations=int(solution.iterations[p]),
-                seconds=seconds,
-                solver=self.name,
-                factor=batch.factor(solution.point[p]),
-            )
-            for p in range(len(instances))
+            LowRankResult(x.multipliers, x.value, x.status, x.iterations, seconds, self.name, x.factor) for x in found
         ]
 
 
-def _status(solution: LbfgsResult, p: int, limit: int) -> Status:
-    if bool(solution.converged[p]):
-        return Status.CONVERGED
-    return Status.ITERATION_LIMIT if int(solution.iterations[p]) >= limit else Status.STALLED
+@dataclass(frozen=True)
+class _Group:
+    """Problems whose factors have the same rank: their numbers in the batch (p,), and points (p, D)."""
+
+    index: Tensor
+    point: Tensor
 
 
-class _Batch:
-    """Instances stacked to tensors, and the map from unit vectors to the objective.
+@dataclass(frozen=True)
+class _Found:
+    multipliers: Multipliers
+    value: float
+    status: Status
+    iterations: int
+    factor: Factor
 
-    A point is a matrix (P, D), D = k (n0 + N): for each problem the columns of the factor, one after the other, each
-    over the inputs and the neurons of all activations.
-    """
 
-    def __init__(self, instances: Sequence[SdpInstance], device: torch.device) -> None:
-        first = instances[0]
-        self.network: Network = first.network.to(torch.float64, device)
-        self.count = len(instances)
-        self.rows = torch.stack([i.rows for i in instances]).to(device)
-        self.scale = torch.stack([i.input_scale.reshape(-1) for i in instances]).to(device)
-        self.middle: list[Tensor] = []
-        self.radius: list[Tensor] = []
-        for l in range(len(first.slopes)):
-            lower = torch.stack([i.slopes[l].lower for i in instances]).to(device)
-            upper = torch.stack([i.slopes[l].upper for i in instances]).to(device)
-            self.middle.append((lower + upper) / 2)
-            self.radius.append((upper - lower) / 2)
-        self.output = first.output
-        self.ball = first.input_norm is Norm.L2
-        self.one_input_multiplier = self.ball or first.tie_input
-        self.tied = first.tie_layers
-        # tied box: the sum of the constraints w_j^2 <= 1 is one ball, |w|^2 <= n
-        self.members = (self.scale > 0).sum(1).to(torch.float64) if first.tie_input and not self.ball else None
-        if self.members is not None:
-            self.scale = self.scale * self.members.sqrt()[:, None]
-        self.sizes = [first.network.input_size] + [r.shape[1] for r in self.radius]
-        self.device = device
+class _Run:
+    """One call of the solver."""
 
-    # -- points ------------------------------------------------------------------------------------------------------
+    def __init__(self, solver: LowRankSolver, instances: Sequence[SdpInstance]) -> None:
+        self.solver = solver
+        self.instances = instances
+        self.device = torch.device(solver.device)
+        self.double = Objective(instances, torch.float64, self.device)
+        self.iterations = torch.zeros(len(instances), dtype=torch.int64, device=self.device)
 
-    def _matrix(self, point: Tensor) -> Tensor:
-        """View (P, k, n0 + N) of a point."""
-        size = sum(self.sizes)
-        return point.reshape(point.shape[0], point.shape[1] // size, size)
+    def solve(self, starts: Sequence[Factor] | None) -> list[_Found]:
+        """All phases; results in the order of the instances."""
+        groups = None
+        single = self._single(starts)
+        if single is not None:
+            groups = self._climb(single, self._start(single, starts))
+            groups = [self._minimise(single, g, _SINGLE_TOLERANCE, _SINGLE_PATIENCE)[0] for g in groups]
+            groups = [_Group(g.index, self.double.spheres.retract(g.point.to(torch.float64))) for g in groups]
+        if groups is None or not all(bool(torch.isfinite(g.point).all()) for g in groups):
+            groups = self._climb(self.double, self._start(self.double, starts))
+        found: dict[int, _Found] = {}
+        for group in groups:
+            found.update(self._finish(group))
+        return [found[p] for p in range(len(self.instances))]
 
-    def split(self, point: Tensor) -> list[Tensor]:
-        """Views (P, k, size) of a point's parts."""
-        return list(self._matrix(point).split(self.sizes, dim=2))
+    def _single(self, starts: Sequence[Factor] | None) -> Objective | None:
+        """The float32 objective, where it saves time, is exact enough and does not leave its range."""
+        solver = self.solver
+        rank = solver.rank if starts is None else max(f.rank for f in starts)
+        work = rank * len(self.instances) * operations(self.instances[0].network)
+        wanted = work >= _SINGLE_OPERATIONS if solver.single is None else solver.single
+        if not wanted or solver.saddle_tolerance <= 4 * _SINGLE_TOLERANCE:
+            return None
+        single = Objective(self.instances, torch.float32, self.device)
+        point = self.double.spheres.random(1, 1, solver.seed).to(self.device).expand(len(self.instances), -1)
+        index = torch.arange(len(self.instances), device=self.device)
+        exact, rough = self.double.values(point, index), single.values(point.to(torch.float32), index)
+        return single if bool(((rough - exact).abs() <= 1e-2 * exact).all()) else None
 
-    def _grouped(self, part: int) -> bool:
-        """Whether the part is one unit vector instead of one for each coordinate."""
-        return self.one_input_multiplier if part == 0 else self.tied
+    def _start(self, objective: Objective, starts: Sequence[Factor] | None) -> _Group:
+        """A random point after power iterations, or given factors."""
+        count, solver = len(self.instances), self.solver
+        index = torch.arange(count, device=self.device)
+        if starts is not None:
+            rank = max(f.rank for f in starts)
+            parts = [torch.cat([f.input, *f.hidden]) for f in starts]
+            padded = [torch.nn.functional.pad(p, (0, rank - p.shape[1])).T.reshape(-1) for p in parts]
+            point = torch.stack(padded).to(device=self.device, dtype=objective.dtype)
+            return _Group(index, objective.spheres.retract(point))
+        point = objective.spheres.random(count, solver.rank, solver.seed).to(device=self.device, dtype=objective.dtype)
+        for _ in range(solver.power_iterations):
+            _, gradient = objective.negative_log(point, index)
+            point = objective.spheres.turned(point, -gradient)
+        return _Group(index, point)
 
-    def _dot(self, a: Tensor, b: Tensor, part: int) -> Tensor:
-        return (a * b).sum(dim=(1, 2) if self._grouped(part) else 1, keepdim=True)
-
-    def _dots(self, a: Tensor, b: Tensor) -> Tensor:
-        """All inner products of two matrices (P, k, n0 + N), repeated over each group: (P, 1, n0 + N)."""
-        dots = (a * b).sum(1, keepdim=True)
-        for part, values in enumerate(dots.split(self.sizes, dim=2)):
-            if self._grouped(part):
-                values.copy_(values.sum(2, keepdim=True).expand_as(values))
-        return dots
-
-    def retract(self, point: Tensor) -> Tensor:
-        x = self._matrix(point)
-        return (x / self._dots(x, x).sqrt().clamp_min(1e-150)).flatten(1)
-
-    def project(self, point: Tensor, vector: Tensor) -> Tensor:
-        x, v = self._matrix(point), self._matrix(vector)
-        return (v - self._dots(x, v) * x).flatten(1)
-
-    def random(self, rank: int, seed: int) -> Tensor:
-        """The same random unit vectors for every problem, so that a batch does not depend on its order."""
-        generator = torch.Generator().manual_seed(seed)
-        one = torch.randn((1, rank * sum(self.sizes)), dtype=torch.float64, generator=generator)
-        return self.retract(one.to(self.device).repeat(self.count, 1))
-
-    def join(self, factors: Sequence[Factor]) -> Tensor:
-        rows = [torch.cat([f.input, *f.hidden]).T.flatten() for f in factors]
-        return self.retract(torch.stack(rows).to(self.device))
-
-    def factor(self, point: Tensor) -> Factor:
-        parts = [part[0].T.cpu() for part in self.split(point[None])]
-        return Factor(parts[0], tuple(parts[1:]))
-
-    # -- objective ---------------------------------------------------------------------------------------------------
-
-    def _outputs(self, parts: list[Tensor], index: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Output increments (p, k, m) and the squared radii q^2 of the hidden balls."""
-        p, k = len(index), parts[0].shape[1]
-        squares: list[Tensor] = []
-        # The smallest normal number keeps the root differentiable at dead neurons without moving any other.
-        tiny = torch.finfo(parts[0].dtype).tiny
-
-        def activation(l: int, v: Tensor) -> Tensor:
-            flat = v.reshape(p, k, -1)
-            spread = self.radius[l][index][:, None] * flat
-            square = self._dot(spread, spread, l + 1) + tiny
-            squares.append(square)
-            # dz = m dv + r |dv| u
-            z = self.middle[l][index][:, None] * flat + square.sqrt() * parts[l + 1] * self._mask(l, index)
-            return z.reshape(v.shape)
-
-        x = (self.scale[index][:, None] * parts[0]).reshape(p * k, *self.network.input_shape)
-        out = self.network.propagate(x, activation).reshape(p, k, -1)
-        return out @ self.rows[index].transpose(1, 2), squares
-
-    def _mask(self, l: int, index: Tensor) -> Tensor | float:
-        """Tied layers share one ball; neurons with a fixed slope have no part in it."""
-        return (self.radius[l][index][:, None] > 0).to(torch.float64) if self.tied else 1.0
-
-    def _measure(self, out: Tensor) -> Tensor:
-        """The output's norm for vector-valued rows: (p,)."""
-        if self.output is OutputNorm.L1:
-            return out.square().sum(1).add(torch.finfo(out.dtype).tiny).sqrt().sum(1)
-        return out.square().sum((1, 2)).add(torch.finfo(out.dtype).tiny).sqrt()
-
-    def negative_log(self, point: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
-        """:math:`-\\log |O y|` and its gradient by the unit vectors."""
-        leaf = point.detach().requires_grad_(True)
-        out, _ = self._outputs(self.split(leaf), index)
-        value = -self._measure(out).log()
-        (gradient,) = torch.autograd.grad(value.sum(), leaf)
-        return value.detach(), gradient
-
-    def power(self, point: Tensor, iterations: int) -> tuple[Tensor, Tensor]:
-        """Generalised power iterations; returns the last point and the preconditioner 1 / <g, u> there (P, D)."""
-        index = torch.arange(self.count, device=self.device)
-        for _ in range(iterations):
-            _, gradient = self.negative_log(point, index)
-            point = self.retract(torch.where(gradient == 0, point, -gradient))
-        _, gradient = self.negative_log(point, index)
-        curvature = -self._dots(self._matrix(point), self._matrix(gradient))
-        # vectors without influence get the step of the weakest that matter
-        floor = _LEAST_CURVATURE * curvature.amax(dim=2, keepdim=True).clamp_min(torch.finfo(point.dtype).tiny)
-        weights = 1.0 / torch.maximum(curvature, floor)
-        return point, weights.expand_as(self._matrix(point)).flatten(1)
-
-    def multipliers(self, point: Tensor) -> tuple[list[Multipliers], Tensor]:
-        """Closed-form multipliers at a point, and the objective there (P,)."""
-        index = torch.arange(self.count, device=self.device)
-        leaf = point.detach().requires_grad_(True)
-        out, squares = self._outputs(self.split(leaf), index)
-        value = self._measure(out)
-        (gradient,) = torch.autograd.grad(value.sum(), leaf)
-        parts, gradients = self.split(leaf.detach()), self.split(gradient)
-        inner = [self._dot(g, x, i) for i, (g, x) in enumerate(zip(gradients, parts, strict=True))]
-        # tau = <g, w>;  lambda = <g, u> / (2 q^2), q = r |dv|
-        tau = inner[0].expand(-1, 1, self._input_multipliers())[:, 0]
-        if self.members is not None:
-            tau = tau / self.members[:, None]
-        lam = [(i / (2 * q.detach()))[:, 0] for i, q in zip(inner[1:], squares, strict=True)]
-        sigma = self._output_multipliers(out.detach(), value.detach())
-        found = [
-            Multipliers(
-                tuple(_clean(l[p].expand(r.shape[1]), r[p]) for l, r in zip(lam, self.radius, strict=True)),
-                tau[p].clamp_min(0).cpu().numpy(),
-                sigma[p].cpu().numpy(),
+    def _climb(self, objective: Objective, group: _Group) -> list[_Group]:
+        """Roughly stationary points that no new column leaves."""
+        settled: list[_Group] = []
+        solver = self.solver
+        for attempt in range(solver.escapes):
+            # something must be left for the last phase
+            group, _ = self._minimise(objective, group, solver.saddle_tolerance, share=0.5)
+            grown, wider = leave_saddles(
+                objective, group.point, group.index, solver.saddle_tolerance, solver.seed + attempt
             )
-            for p in range(self.count)
-        ]  # fmt: skip
-        return found, value.detach().cpu()
+            stays = torch.ones_like(group.index, dtype=torch.bool)
+            stays[grown] = False
+            if bool(stays.any()):
+                settled.append(_Group(group.index[stays], group.point[stays]))
+            if len(grown) == 0:
+                return settled
+            group = _Group(group.index[grown], wider)
+        return [*settled, group]
 
-    def _input_multipliers(self) -> int:
-        return 1 if self.ball else self.sizes[0]
+    def _minimise(
+        self,
+        objective: Objective,
+        group: _Group,
+        tolerance: float,
+        patience: int = LbfgsOptions.stall_iterations,
+        share: float = 1.0,
+    ) -> tuple[_Group, LbfgsResult]:
+        """L-BFGS with a share of the iterations that are left."""
+        spheres = objective.spheres
 
-    def _output_multipliers(self, out: Tensor, value: Tensor) -> Tensor:
-        """sigma: |O_k y| for l_1 (each row has its own unit vector), equal entries otherwise."""
-        if self.output is OutputNorm.L1:
-            return out.norm(dim=1)
-        return value[:, None].expand(-1, out.shape[2])
+        def function(point: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+            return objective.negative_log(point, group.index[index])
+
+        def weights(point: Tensor, gradient: Tensor) -> Tensor:
+            curvature = spheres.dots(gradient, gradient).sqrt_()
+            least = _LEAST_CURVATURE * curvature.amax(dim=2, keepdim=True).clamp_min(torch.finfo(point.dtype).tiny)
+            return (1.0 / torch.maximum(curvature, least)).expand_as(spheres.matrix(point)).flatten(1)
+
+        left = max(0, self.solver.max_iterations - int(self.iterations[group.index].max()))
+        options = LbfgsOptions(math.ceil(share * left), tolerance, patience)
+        result = minimise(Problem(function, spheres.retract, spheres.project, weights), group.point, options)
+        self.iterations[group.index] += result.iterations
+        return _Group(group.index, result.point), result
+
+    def _finish(self, group: _Group) -> dict[int, _Found]:
+        """The last phase of a group, with multipliers."""
+        group, result = self._minimise(self.double, group, self.solver.tolerance)
+        multipliers, values = self.double.multipliers(group.point, group.index)
+        found: dict[int, _Found] = {}
+        for i, p in enumerate(group.index.tolist()):
+            parts = [part[0].T.cpu() for part in self.double.spheres.split(group.point[i : i + 1])]
+            factor = Factor(parts[0], tuple(parts[1:]))
+            status = self._status(p, bool(result.converged[i]))
+            found[p] = _Found(multipliers[i], float(values[i]), status, int(self.iterations[p]), factor)
+        return found
+
+    def _status(self, p: int, converged: bool) -> Status:
+        if converged:
+            return Status.CONVERGED
+        return Status.ITERATION_LIMIT if int(self.iterations[p]) >= self.solver.max_iterations else Status.STALLED
 
 
-def _clean(multiplier: Tensor, radius: Tensor) -> Array:
-    """Non-negative finite multipliers; neurons at rest (dv = 0) get the median, any positive number will do there."""
-    values = torch.where(radius > 0, multiplier, torch.zeros_like(multiplier)).cpu().numpy().astype(np.float64)
-    good = np.isfinite(values) & (values > 0)
-    typical = float(np.median(values[good])) if good.any() else 1.0
-    return np.where(good, values, np.where(radius.cpu().numpy() > 0, 1e-3 * typical, 0.0))
+def bytes_needed(network: Network, rank: int) -> int:
+    """Memory that one program of a batch takes, in bytes."""
+    return 8 * _COPIES * rank * (network.input_size + network.hidden_size)
+
+
+def operations(network: Network) -> float:
+    """Multiplications of one forward pass, roughly."""
+    affine = ((n.size, n.operation) for n in network.nodes if isinstance(n.operation, AffineOperator))
+    return float(sum(size * max(1, operator.sum_roundings) for size, operator in affine))
