@@ -51,6 +51,8 @@ from geolip_lirpa.types import Norm, OutputNorm
 
 #: Candidate repairs eta are powers of this ratio times the smallest that rounding allows.
 _REPAIR_RATIO = 16.0
+# Added to the output's multipliers, as parts of them: what rounding asks of the last pivots is known up to a factor only.
+_OUTPUT_SLACKS = (0.0, 1e-12, 1e-9)
 _LARGEST_REPAIR = 0.5
 # The first candidate: it costs half of this, relative to the bound, which nobody misses. Most need no more.
 _CHEAP_REPAIR = 1e-7
@@ -107,14 +109,15 @@ def prove(instance: SdpInstance, multipliers: Multipliers) -> Proven:
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         arrangement = arrangement_of(assemble_lmi(instance.forms, multipliers))
         repaired = _repair(instance, multipliers, arrangement)
-    repaired = None if repaired is None else _balanced(repaired)
-    upper = None if repaired is None else verify(instance, repaired, 2.0, arrangement)
-    if repaired is None or upper is None:
-        raise SolverError(
-            "proof: the solver's multipliers do not prove a finite bound (the matrix is far from positive "
-            "semidefinite). Raise the rank or the iterations of the solver, or choose another solver."
-        )
-    return Proven(upper, repaired)
+    for slack in () if repaired is None else _OUTPUT_SLACKS:
+        found = _balanced(replace(repaired, output=repaired.output * (1.0 + slack)))
+        upper = verify(instance, found, 2.0, arrangement)
+        if upper is not None:
+            return Proven(upper, found)
+    raise SolverError(
+        "proof: the solver's multipliers do not prove a finite bound (the matrix is far from positive "
+        "semidefinite). Raise the rank or the iterations of the solver, or choose another solver."
+    )
 
 
 # --- verification ---------------------------------------------------------------------------------------------------

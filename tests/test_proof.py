@@ -12,13 +12,14 @@ from hypothesis import strategies as st
 
 from geolip_lirpa.activations import LeakyReLU, ReLU, Tanh
 from geolip_lirpa.errors import SolverError
-from geolip_lirpa.network import linear_operator, sequential
+from geolip_lirpa.network import Network, linear_operator, sequential
 from geolip_lirpa.positive_definite import cholesky_error, is_positive_semidefinite, powers_of_two, spectral_norm_bound
 from geolip_lirpa.proof import prove, verify
 from geolip_lirpa.sdp import Multipliers, SdpInstance
+from geolip_lirpa.solvers.interior_point import InteriorPointSolver
 from geolip_lirpa.solvers.low_rank import LowRankSolver
 from geolip_lirpa.types import Norm, OutputNorm
-from tests.networks import lipschitz_instance, random_mlp, random_residual
+from tests.networks import lipschitz_instance, random_mlp, random_residual, with_random_slopes
 
 seeds = st.integers(0, 10_000)
 norms = st.sampled_from([Norm.LINF, Norm.L2])
@@ -203,3 +204,21 @@ def test_what_is_proven_is_proven_again_without_margin() -> None:
     proven = prove(instance, LowRankSolver().solve([instance])[0].multipliers)
     again = verify(instance, proven.multipliers)
     assert again is not None and again <= proven.upper
+
+
+def test_nearly_fixed_slopes_do_not_lose_the_proof() -> None:
+    """A program of small integers whose last pivots need more than the estimated rounding."""
+    seed = 23503500
+    generator = torch.Generator().manual_seed(seed)
+    network = random_mlp(seed, (6, 2, 2))
+    nodes = list(network.nodes)
+    for position in (1, 3):
+        shape = nodes[position].operation.parameters[0].shape  # type: ignore[union-attr]
+        weight = torch.randint(-1, 2, shape, generator=generator).float()
+        weight[1] = weight[0]
+        nodes[position] = replace(nodes[position], operation=linear_operator(weight, torch.zeros(len(weight))))
+    instance = with_random_slopes(lipschitz_instance(random_mlp(seed, (6, 2, 2)), norm=Norm.L2, tie_layers=True), seed)
+    instance = replace(instance, network=Network(tuple(nodes)))
+    found = InteriorPointSolver().solve([instance])[0]
+    assert found.value is not None
+    assert found.value * (1 - 1e-9) <= prove(instance, found.multipliers).upper <= found.value * (1 + 1e-7)
