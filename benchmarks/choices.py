@@ -28,7 +28,7 @@ FOLDER = Path(__file__).resolve().parents[1] / "vnnlib_specs"
 Choice = dict[str, Any]
 
 METHODS: list[Choice] = [{"method": name} for name in ("sdp", "entrywise", "norm-product")]
-SOLVERS: list[Choice] = [{"solver": "low-rank"}]
+SOLVERS: list[Choice] = [{"solver": "low-rank"}, {"solver": "interior-point"}]
 SLOW_SOLVERS: list[Choice] = [{"solver": "clarabel"}, {"solver": "scs"}]
 TIES: list[Choice] = [{"tie": ()}, {"tie": ("layer",)}, {"tie": ("input",)}, {"tie": ("input", "layer")}]
 NORMS: list[Choice] = [{"norm": p} for p in ("inf", "2", "1")]

@@ -2,8 +2,8 @@
 
     python benchmarks/solver_phases.py MODEL.onnx [MODEL.onnx ..] [--row 0] [--norms inf 2] [--limit 3000]
 
-Variants: L-BFGS alone; after 20 power iterations; with the preconditioner as well (what the solver does). Prints CSV:
-model, norm, variant, L-BFGS iterations, value, proven relative gap, seconds.
+Variants: L-BFGS alone; after power iterations; with escapes from saddle points as well; the same with float32 first.
+Prints CSV: model, norm, variant, L-BFGS iterations, value, proven relative gap, seconds.
 """
 
 from __future__ import annotations
@@ -28,9 +28,10 @@ from geolip_lirpa.solvers.low_rank import LowRankSolver
 from geolip_lirpa.types import Norm
 
 VARIANTS = {
-    "L-BFGS": {"power_iterations": 0, "precondition": False},
-    "power + L-BFGS": {"precondition": False},
-    "power + preconditioned L-BFGS": {},
+    "L-BFGS": {"power_iterations": 0, "escapes": 0, "single": False},
+    "power + L-BFGS": {"escapes": 0, "single": False},
+    "power + L-BFGS + escapes": {"single": False},
+    "the same, float32 first": {"single": True},
 }
 
 
