@@ -14,6 +14,7 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -27,7 +28,7 @@ from geolip_lirpa.sdp import SdpInstance
 from geolip_lirpa.solvers.low_rank import LowRankSolver
 from geolip_lirpa.types import Norm
 
-VARIANTS = {
+VARIANTS: dict[str, dict[str, Any]] = {
     "L-BFGS": {"power_iterations": 0, "escapes": 0, "single": False},
     "power + L-BFGS": {"escapes": 0, "single": False},
     "power + L-BFGS + escapes": {"single": False},
