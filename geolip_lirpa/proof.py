@@ -109,11 +109,12 @@ def prove(instance: SdpInstance, multipliers: Multipliers) -> Proven:
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         arrangement = arrangement_of(assemble_lmi(instance.forms, multipliers))
         repaired = _repair(instance, multipliers, arrangement)
-    for slack in () if repaired is None else _OUTPUT_SLACKS:
-        found = _balanced(replace(repaired, output=repaired.output * (1.0 + slack)))
-        upper = verify(instance, found, 2.0, arrangement)
-        if upper is not None:
-            return Proven(upper, found)
+    if repaired is not None:
+        for slack in _OUTPUT_SLACKS:
+            found = _balanced(replace(repaired, output=repaired.output * (1.0 + slack)))
+            upper = verify(instance, found, 2.0, arrangement)
+            if upper is not None:
+                return Proven(upper, found)
     raise SolverError(
         "proof: the solver's multipliers do not prove a finite bound (the matrix is far from positive "
         "semidefinite). Raise the rank or the iterations of the solver, or choose another solver."
