@@ -19,6 +19,7 @@ for the choice of steps and targets.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -93,13 +94,16 @@ class PathFollowing:
     tolerance: float = 5e-9
     max_iterations: int = 100
 
-    def solve(self, sdp: ProductSdp, theta: Array, gram: Array) -> PathResult:
+    def solve(
+        self, sdp: ProductSdp, theta: Array, gram: Array, enough: Callable[[PathResult], bool] | None = None
+    ) -> PathResult:
         """Follow the path from a start.
 
         Args:
             sdp: the program; well scaled, with values near 1.
             theta: (p,), positive where signed; the nearer :math:`M(\\theta)` is to semidefinite the better.
             gram: X, (n, n) positive definite; the nearer to feasible the better.
+            enough: asked after each iteration whether its result will do.
 
         Raises:
             SolverError: the start is not in the interior.
@@ -115,6 +119,8 @@ class PathFollowing:
             patience = next(count for factor, count in _PATIENCE if merit <= factor * self.tolerance)
             if merit <= self.tolerance or since > patience or iterations == self.max_iterations:
                 break
+            if enough is not None and enough(self._result(sdp, point, iterations)):
+                return self._result(sdp, point, iterations)
             since += 1
             following = _advance(sdp, point)
             if following is None:

@@ -24,7 +24,7 @@ from scipy import sparse
 from geolip_lirpa.pointwise import PointwiseInstance, PointwiseMultipliers, triangle_slope
 from geolip_lirpa.rounding import Array
 from geolip_lirpa.solvers.base import Status
-from geolip_lirpa.solvers.path_following import PathFollowing
+from geolip_lirpa.solvers.path_following import PathFollowing, PathResult
 from geolip_lirpa.solvers.product_sdp import ProductSdp
 from geolip_lirpa.types import Norm
 
@@ -34,6 +34,9 @@ OPTIONAL_PRODUCTS = ("triangle", "interval")
 _SAMPLES = 400
 # Samples stay this far inside the input set.
 _INSIDE = 0.95
+# What a proof's repair may cost, and the error of a primal value that counts, both relative to the margin's size.
+_REPAIR = 1e-5
+_UNCERTAIN = 1e-3
 # Added to the diagonal of their second moments, relative to its mean.
 _SPREAD = 1e-3
 
@@ -65,6 +68,7 @@ class PointwiseInteriorPoint:
         products: optional products to use, see `OPTIONAL_PRODUCTS`; they matter for boxes, hardly for balls.
         tolerance: relative gap of the scaled program.
         max_iterations: for each instance.
+        target: stop as soon as the margin is found to be above, or the optimum below it; None: go to the optimum.
         seed: of the samples.
     """
 
@@ -72,6 +76,7 @@ class PointwiseInteriorPoint:
     products: tuple[str, ...] = ()
     tolerance: float = 1e-6
     max_iterations: int = 100
+    target: float | None = None
     seed: int = 0
 
     def solve(self, instances: Sequence[PointwiseInstance]) -> list[PointwiseResult]:
@@ -81,10 +86,18 @@ class PointwiseInteriorPoint:
     def _solve_one(self, instance: PointwiseInstance) -> PointwiseResult:
         begin = time.perf_counter()
         program = _Program.of(instance, self.products, self.seed)
-        path = PathFollowing(self.tolerance, self.max_iterations).solve(program.sdp, program.start(), program.gram)
+        method = PathFollowing(self.tolerance, self.max_iterations)
+        path = method.solve(program.sdp, program.start(), program.gram, lambda p: self._is_settled(p, program.value_scale))
         value = -path.gram_value * program.value_scale
         found = program.multipliers(path.theta)
         return PointwiseResult(found, value, path.status, path.iterations, time.perf_counter() - begin)
+
+    def _is_settled(self, path: PathResult, scale: float) -> bool:
+        """Whether a path shows on which side of the target the optimum is."""
+        if self.target is None:
+            return False
+        above = path.feasible and -path.value * scale > self.target + _REPAIR * scale
+        return above or (path.violation < _UNCERTAIN and -path.gram_value * scale < self.target - _UNCERTAIN * scale)
 
 
 @dataclass(frozen=True)
