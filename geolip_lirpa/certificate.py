@@ -192,11 +192,12 @@ def check(certificate: Certificate, network: Network, slopes: Sequence[SlopeInte
 class _Shared:
     """What several claims of one sample have in common, proven once: fronts, and the radii of the network's nodes."""
 
-    constants: dict[tuple[int, Front], float | None] = field(default_factory=dict)
+    constants: dict[tuple[int, int | None, Front], float | None] = field(default_factory=dict)
     radii: dict[int, NodeRadii] = field(default_factory=dict)
 
     def constant(self, instance: SdpInstance, claim: Claim, front: Front) -> float | None:
-        key = (claim.sample, front)
+        # programs of another coordinate (or of all) have other inputs, hence another first block
+        key = (claim.sample, claim.coordinate, front)
         if key not in self.constants:
             self.constants[key] = front_constant(instance, front)
         return self.constants[key]

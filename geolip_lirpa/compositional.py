@@ -206,7 +206,9 @@ def _channelwise(weights: Array, node: Node) -> Array:
         return weights
     channels = weights.reshape(node.shape[0], -1)
     mean = np.sqrt(np.mean(channels**2, axis=1, keepdims=True))
-    return np.broadcast_to(mean, channels.shape).reshape(-1).copy()
+    # rounding may carry the mean of equal numbers past them, and past the ends of the checker's range
+    inside = np.clip(mean, channels.min(axis=1, keepdims=True), channels.max(axis=1, keepdims=True))
+    return np.broadcast_to(inside, channels.shape).reshape(-1).copy()
 
 
 # --- proofs -----------------------------------------------------------------------------------------------------------

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from geolip_lirpa.certificate import Certificate, check
-from geolip_lirpa.certificate_file import _digest, load_certificate, save_certificate
+from geolip_lirpa.certificate_file import load_certificate, save_certificate
+from geolip_lirpa.certificate_records import digest
 from geolip_lirpa.errors import CertificateError
 from geolip_lirpa.lipschitz_types import LipschitzOptions, LipschitzProblem
 from geolip_lirpa.network import Network
@@ -147,7 +148,7 @@ def test_malformed_fields_give_one_clear_error(
     save_certificate(certificate, path)
     record = json.loads(path.read_text())
     record[key] = value
-    record["digest"] = _digest(record)
+    record["digest"] = digest(record)
     path.write_text(json.dumps(record))
     with pytest.raises(CertificateError):
         check(load_certificate(path), problem.network, problem.slopes)
@@ -172,3 +173,27 @@ def test_numbers_survive_exactly(tmp_path: Path) -> None:
     save_certificate(replace(certificate, claims=(replace(certificate.claims[0], multipliers=odd),)), path)
     again = load_certificate(path).claims[0].multipliers
     assert again is not None and again.input.tolist() == [5e-324, 0.1]
+
+
+@pytest.mark.parametrize("shape", [[0, 2], [1, 0], [0]])
+@pytest.mark.parametrize("norm", ["inf", "2"])
+def test_regions_without_inputs_are_refused(shape: list[int], norm: str, tmp_path: Path) -> None:
+    _, certificate = _certified(random_mlp(0, (2, 3, 1)))
+    path = tmp_path / "c.json"
+    save_certificate(certificate, path)
+    record = json.loads(path.read_text())
+    empty = {"shape": shape, "float64": ""}
+    box = norm == "inf"
+    record["region"] = {
+        "norm": norm,
+        "center": empty,
+        "lower": empty if box else None,
+        "upper": empty if box else None,
+        "radius": None if box else 1.0,
+        "bound_method": "crown",
+    }
+    record["scope"] = "local"
+    record["digest"] = digest(record)
+    path.write_text(json.dumps(record))
+    with pytest.raises(CertificateError, match="region"):
+        load_certificate(path)

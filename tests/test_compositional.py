@@ -20,7 +20,8 @@ from geolip_lirpa.activations.base import Activation
 from geolip_lirpa.baselines import brute_force, norm_product
 from geolip_lirpa.block_bounding import bound_by_blocks
 from geolip_lirpa.certificate import Certificate, Claim, check
-from geolip_lirpa.certificate_file import _digest, load_certificate, save_certificate
+from geolip_lirpa.certificate_file import load_certificate, save_certificate
+from geolip_lirpa.certificate_records import digest
 from geolip_lirpa.composition import (
     WEIGHT_RANGE,
     Composition,
@@ -32,7 +33,7 @@ from geolip_lirpa.composition import (
     product,
     split,
 )
-from geolip_lirpa.compositional import compose, compose_rows, mark_cuts
+from geolip_lirpa.compositional import _channelwise, compose, compose_rows, mark_cuts
 from geolip_lirpa.cut_planning import plan_cuts
 from geolip_lirpa.errors import CertificateError, SpecificationError
 from geolip_lirpa.gain_proof import GainProgram, prove_gain, verify_gain
@@ -577,7 +578,7 @@ def test_malformed_fronts_give_one_clear_error(value: object, tmp_path: Path) ->
     save_certificate(certificate, path)
     record = json.loads(path.read_text())
     record["fronts"] = value
-    record["digest"] = _digest(record)
+    record["digest"] = digest(record)
     path.write_text(json.dumps(record))
     with pytest.raises(CertificateError):
         check(load_certificate(path), network, slopes)  # type: ignore[arg-type]
@@ -587,3 +588,34 @@ def test_product_never_underflows_to_zero() -> None:
     assert product([1e-200, 1e-200]) > 0
     assert product([1e-200, 0.0, 1e300]) == 0.0
     assert product([1e200, 1e200]) == math.inf
+
+
+def test_a_front_proves_nothing_for_another_coordinate(tmp_path: Path) -> None:
+    """For l_1 input the first block is another one for each coordinate, though the file names its proof once."""
+    first = torch.tensor([[1e-3, 100.0], [1e-3, -50.0]], dtype=torch.float64)
+    second = torch.eye(2, dtype=torch.float64)
+    layers = [("a", linear_operator(first)), ("relu", ReLU()), ("b", linear_operator(second)), ("relu", ReLU())]
+    network = sequential((2,), [*layers, ("c", linear_operator(torch.ones(1, 2, dtype=torch.float64)))])
+    problem = global_problem(network)
+    certificate = network_lipschitz(problem, LipschitzOptions(norm=Norm.L1, lower_bounds=False)).certificate
+    assert certificate is not None
+    front = Front((2,), (np.ones(2),), (None,))
+    path = tmp_path / "c.json"
+    for uppers, proven in (((0.01, 0.01), False), ((0.01, 200.0), True), ((0.001, 200.0), False)):
+        claims = tuple(Claim(0, 0, j, upper, None, Composition(front, None)) for j, upper in enumerate(uppers))
+        save_certificate(replace(certificate, claims=claims), path)
+        forged = load_certificate(path)
+        assert len({id(c.composition.front) for c in forged.claims if c.composition}) == 1
+        if proven:
+            assert check(forged, network, problem.slopes).tolist() == [[200.0]]
+        else:
+            with pytest.raises(CertificateError, match="not proven"):
+                check(forged, network, problem.slopes)
+
+
+@pytest.mark.parametrize("count", [3, 6, 7, 12])
+def test_means_of_channels_stay_in_the_range_of_weights(count: int) -> None:
+    """The root of a mean of squares of equal numbers may come out above them."""
+    for size in (WEIGHT_RANGE.smallest, 0.1, WEIGHT_RANGE.largest):
+        weights = _channelwise(np.full(2 * count, size), Node("cut", (2, count)))
+        assert (weights == size).all()

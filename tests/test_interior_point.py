@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 from geolip_lirpa import bounding
 from geolip_lirpa.activations import LeakyReLU, ReLU
+from geolip_lirpa.activations.base import SlopeInterval
 from geolip_lirpa.baselines import brute_force
 from geolip_lirpa.bounding import ProvenBound, bound_programs
-from geolip_lirpa.network import linear_operator, sequential
+from geolip_lirpa.network import Network, Node, linear_operator, sequential
 from geolip_lirpa.proof import prove
 from geolip_lirpa.sdp import Multipliers, SdpInstance
 from geolip_lirpa.solvers.auto import make_solver
@@ -24,8 +25,16 @@ from geolip_lirpa.solvers.conditioning import condition_dual
 from geolip_lirpa.solvers.cvxpy_backend import CvxpySolver
 from geolip_lirpa.solvers.interior_point import InteriorPointSolver, product_sdp
 from geolip_lirpa.solvers.low_rank import LowRankSolver
+from geolip_lirpa.solvers.step_length import semidefinite_step
 from geolip_lirpa.types import Norm, OutputNorm
-from tests.networks import lipschitz_instance, random_mlp, random_residual, random_skip, with_random_slopes
+from tests.networks import (
+    lipschitz_instance,
+    random_mlp,
+    random_residual,
+    random_skip,
+    signed_sum,
+    with_random_slopes,
+)
 from tests.reference import reference_network, reference_value
 
 seeds = st.integers(0, 10_000)
@@ -288,3 +297,28 @@ def test_multipliers_become_variables_and_come_back(
     for new, old in zip((back.input, *back.hidden), (multipliers.input, *multipliers.hidden), strict=True):
         np.testing.assert_allclose(new, ratio * old, rtol=1e-9)
     np.testing.assert_allclose(back.output, multipliers.output / ratio, rtol=1e-9)
+
+
+@pytest.mark.parametrize("size", [3, 100])
+def test_no_step_is_known_where_numbers_overflow(size: int) -> None:
+    factor = np.asfortranarray(np.diag(np.full(size, 1e-200)))
+    with np.errstate(all="ignore"):
+        for change in (np.eye(size), np.full((size, size), np.nan), np.full((size, size), np.inf)):
+            assert semidefinite_step(factor, change) == 0.0
+
+
+@pytest.mark.parametrize("norm", [Norm.LINF, Norm.L2])
+def test_a_layer_that_reads_nothing_but_resting_neurons(norm: Norm) -> None:
+    shape = (2,)
+    nodes = (
+        Node("input", shape),
+        Node("linear", shape, (0,), linear_operator(torch.tensor([[1.0, 2.0], [3.0, -1.0]]))),
+        Node("resting", shape, (1,), ReLU()),
+        Node("reader", shape, (2,), ReLU()),
+        Node("relu", shape, (1,), ReLU()),
+        Node("add", shape, (3, 4), signed_sum()),
+    )
+    instance = lipschitz_instance(Network(nodes), norm=norm)
+    zero = torch.zeros(2, dtype=torch.float64)
+    instance = replace(instance, slopes=(SlopeInterval(zero, zero), *instance.slopes[1:]))
+    assert solved(instance).value == pytest.approx(3.0 if norm is Norm.LINF else 5**0.5, rel=1e-7)

@@ -404,3 +404,33 @@ def test_coefficients_out_of_range_are_refused() -> None:
     network = sequential((1,), [("w", linear_operator(torch.tensor([[5e-324]], dtype=torch.float64)))])
     with pytest.raises(SpecificationError, match="Rescale"):
         matrix_free_bound(lipschitz_instance(network))
+
+
+@pytest.mark.parametrize("kind", ["dense", "conv", "pool"])
+@pytest.mark.parametrize("where", ["before", "behind"])
+def test_scalings_whose_product_underflows_are_no_zeros(kind: str, where: str) -> None:
+    """A core between diagonal maps that make 1e-400 together, in a network whose constant is 1e80."""
+    one = torch.ones(1, dtype=torch.float64)
+    grow = [("grow", affine.scaling(one * 1e60)), ("relu", ReLU())]
+    shrink = [(f"shrink{i}", affine.scaling(one * 1e-100)) for i in range(4)]
+    if kind == "dense":
+        core: AffineOperator = linear_operator(torch.ones(1, 1, dtype=torch.float64))
+    elif kind == "conv":
+        core = affine.convolution(torch.ones(1, 1, 1), stride=[1], padding=[0], dilation=[1])
+    else:
+        core = affine.average_pool([1], [1], [0])
+    middle = [*shrink, ("core", core)] if where == "before" else [("core", core), *shrink]
+    network = sequential((1,) if kind == "dense" else (1, 1), [*grow * 5, *middle, ("relu", ReLU()), *grow * 3])
+    for norm_ in (Norm.L2, Norm.LINF):
+        assert matrix_free_gain(network, global_slopes(network), norm_) >= 1e80 * (1 - 1e-12)
+
+
+def test_tiny_inputs_of_a_ball_are_no_zeros() -> None:
+    """Semi-axes of 1e-60, three maps of 1e-100 and six of 1e60: the constant is one."""
+    small = torch.tensor([1e-100], dtype=torch.float64)
+    maps = [("s0", affine.scaling(small)), ("s1", affine.scaling(small)), ("w", linear_operator(small[None]))]
+    large = [("g", linear_operator(torch.tensor([[1e60]], dtype=torch.float64))), ("relu", ReLU())]
+    network = sequential((1,), [*maps, ("relu", ReLU()), *large * 6])
+    scale = torch.tensor([1e-60], dtype=torch.float64)
+    for norm_ in (Norm.L2, Norm.LINF):
+        assert matrix_free_gain(network, global_slopes(network), norm_, scale) >= 1 - 1e-12

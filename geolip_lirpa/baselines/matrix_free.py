@@ -229,7 +229,7 @@ class NodeRadii:
         elif inputs[0] in self._monomials and len(inputs) == 1:
             before, after = self.network.nodes[inputs[0]].shape, self.network.nodes[position].shape
             if diagonal_factor(operator, before, after) is not None:
-                self._monomials[position] = reach
+                self._monomials[position] = _cleaned(reach)
         return reach
 
     def _row_lengths(self, source: int, operator: AffineOperator) -> Tensor:

@@ -145,10 +145,16 @@ def _diagonal_run(network: Network, position: int, factor: Tensor | None = None)
         if found is None:
             break
         require_range(node.operation)
-        total = total * found[0].reshape(shape)
+        total = _raised(total * found[0].reshape(shape))
         roundings += found[1] + 1
         position = node.inputs[0]
     return total, roundings, position
+
+
+def _raised(factors: Tensor) -> Tensor:
+    """Small factors, but not zero, moved up: no product with further ones and with a coefficient underflows."""
+    smallest = PARAMETER_RANGE.smallest
+    return torch.where((factors > 0) & (factors < smallest), smallest, factors)
 
 
 # --- norms of operators -----------------------------------------------------------------------------------------------

@@ -240,7 +240,9 @@ def _estimate(instance: SdpInstance, forms: Forms) -> tuple[list[Array], float]:
     points = {0: np.eye(len(forms.kept[0]))}
     for l in range(1, len(forms.kept)):
         rows = _image({s: b for (row, s), b in forms.hidden.items() if row == l}, points)
-        points[l] = forms.upper[l - 1][:, None] / np.sqrt(2.0) * rows
+        # a layer that reads nothing has no neurons in the program
+        shape = len(forms.kept[l]), len(forms.kept[0])
+        points[l] = forms.upper[l - 1][:, None] / np.sqrt(2.0) * np.broadcast_to(rows, shape)
     final = _image(forms.output, points)
     strongest = final[np.argmax(np.linalg.norm(final, axis=1))]
     ball = instance.input_norm is Norm.L2

@@ -87,7 +87,9 @@ class PointwiseInteriorPoint:
         begin = time.perf_counter()
         program = _Program.of(instance, self.products, self.seed)
         method = PathFollowing(self.tolerance, self.max_iterations)
-        path = method.solve(program.sdp, program.start(), program.gram, lambda p: self._is_settled(p, program.value_scale))
+        path = method.solve(
+            program.sdp, program.start(), program.gram, lambda p: self._is_settled(p, program.value_scale)
+        )
         value = -path.gram_value * program.value_scale
         found = program.multipliers(path.theta)
         return PointwiseResult(found, value, path.status, path.iterations, time.perf_counter() - begin)

@@ -48,12 +48,14 @@ def smallest_eigenvalue(factor: Array, matrix: Array, tolerance: float = 1e-2) -
     r"""A lower estimate of the smallest eigenvalue of :math:`L^{-1} D L^{-T}`.
 
     The estimate is a Ritz value lowered by its residual: some eigenvalue is that near, and after enough steps it is the
-    smallest.
+    smallest. Minus infinity where numbers overflow: nothing is known of it, and no step is short enough.
     """
     size = len(factor)
     if size <= _DENSE_SIZE:
         half = solve_triangular(factor, matrix, lower=True, check_finite=False)
         whole = solve_triangular(factor, half.T, lower=True, check_finite=False)
+        if not np.isfinite(whole).all():
+            return -np.inf
         return float(np.linalg.eigvalsh(0.5 * (whole + whole.T))[0])
 
     def image(vector: Array) -> Array:
@@ -78,6 +80,8 @@ def _lanczos(image: Callable[[Array], Array], size: int, tolerance: float) -> fl
         for _ in range(2):
             vector = vector - basis[: step + 1].T @ (basis[: step + 1] @ vector)
         length = float(np.linalg.norm(vector))
+        if not np.isfinite([diagonal[-1], length]).all():
+            return -np.inf
         values, vectors = eigh_tridiagonal(diagonal, beside, select="i", select_range=(0, 0))
         value, residual = float(values[0]), length * abs(float(vectors[-1, 0]))
         if residual <= tolerance * max(abs(value), tolerance) or length <= 1e-14 * abs(value):
