@@ -24,11 +24,13 @@ from torch import Tensor
 
 from geolip_lirpa import interval
 from geolip_lirpa.activations import Activation
+from geolip_lirpa.concretise import is_cut, linear_minimum
 from geolip_lirpa.interval import Bounds, InputSet
 from geolip_lirpa.linear_maps import Inputs
 from geolip_lirpa.network import AffineOperator, Network
 from geolip_lirpa.relaxation import Lines, Relaxation
-from geolip_lirpa.rounding import UNIT_ROUNDOFF, gamma, lengths
+from geolip_lirpa.rounding import UNIT_ROUNDOFF, gamma
+from geolip_lirpa.slope_ascent import ascended_lines
 from geolip_lirpa.types import Norm
 
 # far above what one product, or the sums over a node of a value, may lose to underflow
@@ -39,8 +41,6 @@ _LARGEST = 1e150
 _CHUNK = 2**23
 # coefficients of one backward pass; nodes that need more keep their interval bounds
 _WORK = 2**28
-_LEARNING_RATE = 1.0
-_DECAY = 0.85
 
 
 def crown_bounds(network: Network, inputs: InputSet, iterations: int = 0) -> list[Bounds]:
@@ -62,7 +62,14 @@ def crown_bounds(network: Network, inputs: InputSet, iterations: int = 0) -> lis
     return interval.preactivations(network, crown_node_bounds(network, inputs, iterations, output=False))
 
 
-def crown_node_bounds(network: Network, inputs: InputSet, iterations: int = 0, *, output: bool = True) -> list[Bounds]:
+def crown_node_bounds(
+    network: Network,
+    inputs: InputSet,
+    iterations: int = 0,
+    *,
+    output: bool = True,
+    known: Mapping[int, Bounds] | None = None,
+) -> list[Bounds]:
     """Bounds of all nodes, in order; the last pair bounds the network's output.
 
     Backward propagation serves the pre-activations that need it and the output, interval arithmetic all others.
@@ -72,25 +79,50 @@ def crown_node_bounds(network: Network, inputs: InputSet, iterations: int = 0, *
         inputs: the input set.
         iterations: as in `crown_bounds`.
         output: whether the output is wanted as tight as the rest.
+        known: proven bounds of some nodes over the input set, to be intersected with.
     """
-    known = _prefix_bounds(network, inputs)
-    bounds = interval.node_bounds(Network(network.nodes[:1]), inputs.lower, inputs.upper)
+    prefix, given = _prefix_bounds(network, inputs), known or {}
+    bounds = interval.node_bounds(Network(network.nodes[:1]), inputs.lower, inputs.upper, known)
     targets = {network.nodes[i].inputs[0] for i in network.activations}
     # true of boxes alone: over a ball a row counts with its dual norm
     exact = {i for i in targets if inputs.center is None and _interval_is_exact(network, i)}
     relaxations: dict[int, Relaxation] = {}
     for position in range(1, len(network.nodes)):
         operation = network.nodes[position].operation
-        found = interval.next_bounds(network, position, bounds, known.get(position))
+        found = interval.next_bounds(network, position, bounds, prefix.get(position))
+        found = interval.intersected(found, given.get(position))
         bounds.append(found)
         if isinstance(operation, Activation):
             relaxations[position] = Relaxation(operation, *bounds[network.nodes[position].inputs[0]])
-        if position not in known:
+        # the dual norm is exact for whole balls
+        if position not in prefix or is_cut(inputs):
             needed = _needed(network, position, targets - exact, found, output)
             if needed.numel():
                 backward = _backward(network, position, needed, bounds, relaxations, inputs, iterations)
                 bounds[position] = interval.intersected(found, backward)
     return bounds
+
+
+def crown_lower_bounds(network: Network, inputs: InputSet, bounds: Sequence[Bounds], iterations: int = 0) -> Tensor:
+    """Lower bounds of the network's outputs, (B, n_out), from known bounds of its nodes in one backward pass.
+
+    Args:
+        network: in float64.
+        inputs: the input set.
+        bounds: proven bounds of all nodes but the last over the input set, in order.
+        iterations: steps of gradient ascent on the slopes, for each output.
+    """
+    last = len(network.nodes) - 1
+    operations = [(i, network.nodes[i].operation) for i in network.activations]
+    relaxations = {
+        i: Relaxation(operation, *bounds[network.nodes[i].inputs[0]])
+        for i, operation in operations
+        if isinstance(operation, Activation)
+    }
+    sweep = _Sweep(network, last, bounds, relaxations, inputs)
+    neurons = torch.arange(network.output_size, device=inputs.lower.device)
+    chunks = neurons.split(_chunk_size(network, last, inputs.lower.shape[0]))
+    return torch.cat([sweep.one_sided(sweep.rows(chunk), iterations) for chunk in chunks]).T
 
 
 def _needed(network: Network, position: int, targets: set[int], bounds: Bounds, output: bool) -> Tensor:
@@ -143,12 +175,8 @@ def _backward(
     both = inputs.lower.new_full((2, size, batch), -torch.inf)
     sweep = _Sweep(network, target, bounds, relaxations, inputs)
     for chunk in neurons.to(both.device).split(_chunk_size(network, target, batch)):
-        rows = torch.nn.functional.one_hot(chunk, size).to(torch.float64).reshape(-1, *network.nodes[target].shape)
-        start = torch.cat([rows, -rows])[:, None].expand(-1, batch, *([-1] * (rows.ndim - 1)))
-        lower = sweep.lower_bounds(start, sweep.default_lines)
-        if iterations and sweep.free:
-            lower = torch.fmax(lower, sweep.lower_bounds(start, _optimised_lines(sweep, start, iterations)))
-        both[:, chunk] = lower.unflatten(0, (2, -1))
+        rows = sweep.rows(chunk)
+        both[:, chunk] = sweep.one_sided(torch.cat([rows, -rows]), iterations).unflatten(0, (2, -1))
     lower, upper = both[0].T, -both[1].T
     shape = (batch, *network.nodes[target].shape)
     return lower.reshape(shape), upper.reshape(shape)
@@ -175,6 +203,26 @@ class _Sweep:
         self.free = [i for i in self.default_lines if relaxations[i].free_slopes]
         self.reach = [torch.maximum(lower.abs(), upper.abs()) for lower, upper in bounds[: target + 1]]
 
+    def rows(self, neurons: Tensor) -> Tensor:
+        r"""Unit coefficients of some neurons of the target, (G, B, \*shape)."""
+        node = self.network.nodes[self.target]
+        rows = torch.nn.functional.one_hot(neurons, node.size).to(torch.float64).reshape(-1, 1, *node.shape)
+        return rows.expand(-1, self.inputs.lower.shape[0], *([-1] * len(node.shape)))
+
+    def one_sided(self, start: Tensor, iterations: int) -> Tensor:
+        """Lower bounds (G, B) with the lines of smallest area and, if wanted, with optimised ones: the better."""
+        lower = self.lower_bounds(start, self.default_lines)
+        if iterations and self.free:
+            lower = torch.fmax(lower, self.lower_bounds(start, self._optimised(start, iterations)))
+        return lower
+
+    def _optimised(self, start: Tensor, iterations: int) -> Mapping[int, Lines]:
+        def value(lines: Mapping[int, Lines]) -> Tensor:
+            return self.lower_bounds(start, {**self.default_lines, **lines}, rigorous=False)
+
+        free = {i: self.relaxations[i] for i in self.free}
+        return {**self.default_lines, **ascended_lines(free, value, start.shape[:2], iterations)}
+
     def lower_bounds(self, start: Tensor, lines: Mapping[int, Lines], rigorous: bool = True) -> Tensor:
         r"""Lower bounds of :math:`c^T z` for rows c of `start`, (G, B, \*shape), over the input set: (G, B)."""
         coefficients = {self.target: start}
@@ -192,7 +240,7 @@ class _Sweep:
             total, size, error = total + value, size + magnitude, error + lost
         c = coefficients.get(0)
         if c is not None:
-            value, magnitude = self._concretised(c)
+            value, magnitude = linear_minimum(c, self.inputs)
             total, size = total + value, size + magnitude
         return self._rounded(total, size, error) if rigorous else total
 
@@ -254,66 +302,6 @@ class _Sweep:
         # comparisons with NaN are false
         safe = (sizes.flatten(2).amax(dim=2) <= _LARGEST) & (reach.flatten(1).amax(dim=1) <= _LARGEST)
         return torch.where(safe, lost, torch.inf)
-
-    def _concretised(self, c: Tensor) -> tuple[Tensor, Tensor]:
-        """Minimum over the input set, and the sum of absolute terms behind it."""
-        inputs = self.inputs
-        size = _dot(c.abs(), self.reach[0])
-        box = _dot(c.clamp(min=0), inputs.lower) + _dot(c.clamp(max=0), inputs.upper)
-        if inputs.center is None or inputs.norm is Norm.LINF:
-            return box, size
-        flat = c.flatten(2)
-        dual = {Norm.L2: lambda: lengths(flat), Norm.L1: lambda: flat.abs().amax(dim=2)}[inputs.norm]()
-        ball = _dot(c, inputs.center) - inputs.radius * (dual + _TINY)
-        return ball, size + inputs.radius * flat.abs().sum(dim=2)
-
-
-def _optimised_lines(sweep: _Sweep, start: Tensor, iterations: int) -> dict[int, Lines]:
-    """Gradient ascent on the slopes of piecewise linear activations, apart for each row."""
-    slopes = {i: _starting_slopes(sweep.relaxations[i], start.shape[0]) for i in sweep.free}
-    variables = [s for pair in slopes.values() for s in pair if s.requires_grad]
-    optimiser = torch.optim.Adam(variables, lr=_LEARNING_RATE)
-    schedule = torch.optim.lr_scheduler.ExponentialLR(optimiser, _DECAY)
-    best = start.new_full(start.shape[:2], -torch.inf)
-    chosen = {i: [s.detach().clone() for s in pair] for i, pair in slopes.items()}
-    for _ in range(iterations):
-        trial = {**sweep.default_lines, **{i: sweep.relaxations[i].lines(*slopes[i]) for i in sweep.free}}
-        value = sweep.lower_bounds(start, trial, rigorous=False)
-        _keep_better(best, value.detach(), chosen, slopes)
-        optimiser.zero_grad()
-        (-value.nan_to_num().sum()).backward()
-        optimiser.step()
-        schedule.step()
-        _clamp(slopes, sweep.relaxations)
-    return {**sweep.default_lines, **{i: sweep.relaxations[i].lines(*chosen[i]) for i in sweep.free}}
-
-
-def _starting_slopes(relaxation: Relaxation, groups: int) -> list[Tensor]:
-    """A slope for each row where the relaxation leaves it free, else the default one."""
-    lines = relaxation.default
-    found = []
-    for side, slope in (("lower", lines.lower_slope), ("upper", lines.upper_slope)):
-        rows = slope.expand(groups, *slope.shape).clone()
-        found.append(rows.requires_grad_(side in relaxation.free_slopes))
-    return found
-
-
-def _keep_better(
-    best: Tensor, value: Tensor, chosen: Mapping[int, list[Tensor]], slopes: Mapping[int, list[Tensor]]
-) -> None:
-    better = value > best
-    best.copy_(torch.where(better, value, best))
-    for i, pair in slopes.items():
-        for kept, tried in zip(chosen[i], pair, strict=True):
-            mask = better.reshape(*better.shape, *([1] * (kept.ndim - 2)))
-            kept.copy_(torch.where(mask, tried.detach(), kept))
-
-
-def _clamp(slopes: Mapping[int, list[Tensor]], relaxations: Mapping[int, Relaxation]) -> None:
-    with torch.no_grad():
-        for i, pair in slopes.items():
-            for s in pair:
-                s.copy_(torch.minimum(torch.maximum(s, relaxations[i].smallest), relaxations[i].largest))
 
 
 def _pull_back(function: Callable[[Inputs], Tensor], shapes: Sequence[tuple[int, ...]], c: Tensor) -> list[Tensor]:

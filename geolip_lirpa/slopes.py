@@ -85,6 +85,50 @@ def anchored_slopes(network: Network, centers: Sequence[Tensor], bounds: Bounds)
     return tuple(result)
 
 
+def enclosed_anchored_slopes(network: Network, centers: Bounds, bounds: Bounds) -> SlopeIntervals:
+    r"""Slope intervals for increments from one fixed input whose pre-activations are known up to rounding.
+
+    With the true pre-activation :math:`v_0` of the fixed input in :math:`[a, b]` and :math:`v \in [l, u]`, the secant
+    slope :math:`s(v, v_0)` lies in the hull of
+
+    .. math:: \{s(v, a) : l \le v \le a\}, \qquad \{s(v, b) : b \le v \le u\}, \qquad
+        \text{all secant slopes within } [a, b] .
+
+    Proof: for :math:`v \ge b` the increment passes b,
+    :math:`\sigma(v) - \sigma(v_0) = s(v, b) (v - b) + s(b, v_0) (b - v_0)` with both lengths non-negative, so
+    :math:`s(v, v_0)` is a mean of the two slopes. Likewise over a for :math:`v \le a`. Otherwise v, too, lies within
+    :math:`[a, b]`.
+
+    Args:
+        network: the network.
+        centers: for each activation proven bounds (a, b) of its pre-activations at the fixed input, shaped like the
+            bounds; cut with them, since the fixed input is one of the inputs that they hold for.
+        bounds: as in `local_slopes`.
+
+    Returns:
+        One interval per activation, each (N_l,), or (B, N_l) for batched bounds, float64.
+
+    Raises:
+        SpecificationError: number, shape, order or NaN in the bounds; a centre outside its bounds.
+    """
+    _check_count("centers", len(centers), network)
+    result = []
+    for (node, lower, upper), pair in zip(_checked_bounds(network, bounds), centers, strict=True):
+        low, high = _checked_pair(node, pair)
+        a = _checked_center(node, torch.maximum(low, lower), lower, upper)
+        b = _checked_center(node, torch.minimum(high, upper), lower, upper)
+        activation = _activation(node)
+        parts = (
+            (activation.secant_range(a, lower, a), lower < a),
+            (activation.secant_range(b, b, upper), b < upper),
+            (activation.derivative_range(a, b), (a < b) | (lower == upper)),
+        )
+        least = torch.stack([part.lower.where(used, torch.inf) for part, used in parts]).amin(dim=0)
+        most = torch.stack([part.upper.where(used, -torch.inf) for part, used in parts]).amax(dim=0)
+        result.append(_flat(SlopeInterval(least, most), node, lower.ndim > len(node.shape)))
+    return tuple(result)
+
+
 def _device(network: Network) -> torch.device:
     """Where the network's parameters live; the CPU for a network without parameters."""
     for node in network.nodes:

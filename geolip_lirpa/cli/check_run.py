@@ -10,6 +10,7 @@ from pathlib import Path
 
 from geolip_lirpa.certificate import Certificate
 from geolip_lirpa.certificate_file import load_certificate
+from geolip_lirpa.cli.check_margins_run import run_check_margins
 from geolip_lirpa.cli.exit_codes import ExitCode
 from geolip_lirpa.cli.models import LoadedModel, load_model
 from geolip_lirpa.cli.subjects import part_of_model
@@ -18,6 +19,7 @@ from geolip_lirpa.cli.versions import versions
 from geolip_lirpa.errors import CertificateError, ExtractionError, SpecificationError
 from geolip_lirpa.lipschitz import check_certificate
 from geolip_lirpa.lirpa import host_version
+from geolip_lirpa.margin_file import is_margin_certificate
 from geolip_lirpa.report.json_objects import check_object, to_text
 from geolip_lirpa.report.outcome import CheckOutcome, Subject
 from geolip_lirpa.report.tables import check_text
@@ -38,6 +40,8 @@ def run_check(path: Path, model: Path, *, json: bool, quiet: bool, debug: bool) 
     Raises:
         GeolipError: the model cannot be read, a file is missing. A refusal is not raised but reported.
     """
+    if is_margin_certificate(path):
+        return run_check_margins(path, model, json=json, quiet=quiet, debug=debug)
     begin = time.perf_counter()
     with only_results_on_stdout(debug):
         outcome = _outcome(path, model)

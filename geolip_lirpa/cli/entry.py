@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
+from geolip_lirpa.cli.certify import certify_command, radius_command
 from geolip_lirpa.cli.check import check_command
 from geolip_lirpa.cli.exit_codes import EXPLANATIONS, ExitCode, exit_code_of
 from geolip_lirpa.cli.export import export_command
@@ -78,7 +79,7 @@ def application() -> typer.Typer:
     """The commands with their options."""
     app = typer.Typer(
         name=PROGRAM,
-        help="Proven bounds of Lipschitz constants of neural networks, and their certificates.",
+        help="Proven Lipschitz constants, margins and radii of neural networks, and their certificates.",
         epilog=_EPILOG,
         invoke_without_command=True,
         pretty_exceptions_enable=False,
@@ -86,6 +87,8 @@ def application() -> typer.Typer:
     )
     app.callback()(_options)
     app.command("lipschitz")(lipschitz_command)
+    app.command("certify")(certify_command)
+    app.command("radius")(radius_command)
     app.command("check")(check_command)
     app.command("export")(export_command)
     return app

@@ -1,11 +1,12 @@
-"""Read one image, the centre of a region, from an npz file.
+"""Read images, the centres of regions, from an npz file.
 
-Place in the data flow: level 12, ``--data, --index -> centre``. Values are taken as they are: bytes
+Place in the data flow: level 12, ``npz file -> centres``. Values are taken as they are: bytes
 are not scaled to [0, 1].
 """
 
 from __future__ import annotations
 
+import hashlib
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -64,7 +65,71 @@ def read_image(path: Path, index: int, sample_shape: Sequence[int]) -> Image:
     return Image(torch.from_numpy(values.copy()).reshape(1, *sample_shape), _label(path, arrays, index, len(images)))
 
 
-def _arrays(path: Path) -> dict[str, NDArray[np.generic]]:
+@dataclass(frozen=True)
+class Images:
+    """Images of a data file, selected by number.
+
+    Args:
+        values: (count, \\*sample), all images of the file.
+        labels: (count,), None when the file has no labels.
+        indices: the selected ones.
+        sample_shape: the model's input without the batch dimension.
+        sha256: of the images and labels that are selected.
+    """
+
+    values: NDArray[np.generic]
+    labels: NDArray[np.generic] | None
+    indices: tuple[int, ...]
+    sample_shape: tuple[int, ...]
+    sha256: str
+
+    def center(self, index: int) -> Tensor:
+        """One image, (\\*sample) float64.
+
+        Raises:
+            SpecificationError: NaN or infinity.
+        """
+        values = np.asarray(self.values[index], dtype=np.float64)
+        if not np.isfinite(values).all():
+            raise SpecificationError(f"DATA: image {index} holds NaN or infinity. Clean the data first.")
+        return torch.from_numpy(values.copy()).reshape(self.sample_shape)
+
+    def label(self, index: int) -> int | None:
+        """Its label, None without labels."""
+        return None if self.labels is None else int(self.labels.reshape(-1)[index])
+
+
+def read_images(path: Path, ranges: Sequence[range] | None, sample_shape: Sequence[int]) -> Images:
+    """Selected images.
+
+    Args:
+        path: as in `read_image`.
+        ranges: numbers of images; all when None.
+        sample_shape: the model's input without the batch dimension.
+
+    Raises:
+        SpecificationError: as in `read_image`.
+    """
+    arrays = _arrays(path, "DATA")
+    if "images" not in arrays:
+        found = ", ".join(sorted(arrays)) or "nothing"
+        raise SpecificationError(f"DATA: {path} has no array 'images' (it holds {found}). {_FORMAT}")
+    values = arrays["images"]
+    _check_shape(path, values, tuple(sample_shape), "DATA")
+    indices = tuple(range(len(values)) if ranges is None else dict.fromkeys(i for part in ranges for i in part))
+    if not indices or max(indices) >= len(values):
+        raise SpecificationError(
+            f"--images: got {max(indices, default=None)}; {path} holds {len(values)} images, numbered from 0 on."
+        )
+    if "labels" in arrays:
+        _label(path, arrays, 0, len(values), "DATA")
+    digest = hashlib.sha256(np.ascontiguousarray(values[list(indices)]).tobytes())
+    if "labels" in arrays:
+        digest.update(np.ascontiguousarray(arrays["labels"].reshape(-1)[list(indices)]).tobytes())
+    return Images(values, arrays.get("labels"), indices, tuple(sample_shape), digest.hexdigest())
+
+
+def _arrays(path: Path, option: str = "--data") -> dict[str, NDArray[np.generic]]:
     """The arrays ``images`` and ``labels``; other names with an empty array."""
     try:
         archive = np.load(path, allow_pickle=False)
@@ -73,34 +138,36 @@ def _arrays(path: Path) -> dict[str, NDArray[np.generic]]:
                 return {n: archive[n] if n in ("images", "labels") else np.zeros(0) for n in archive.files}
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
         reason = _first_line(error)
-        raise SpecificationError(f"--data: {path} is not a readable npz file ({reason}). {_FORMAT}") from None
-    raise SpecificationError(f"--data: {path} is a single array, not an npz file. {_FORMAT}")
+        raise SpecificationError(f"{option}: {path} is not a readable npz file ({reason}). {_FORMAT}") from None
+    raise SpecificationError(f"{option}: {path} is a single array, not an npz file. {_FORMAT}")
 
 
 def _first_line(error: Exception) -> str:
     return str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
 
 
-def _check_shape(path: Path, images: NDArray[np.generic], sample: tuple[int, ...]) -> None:
+def _check_shape(path: Path, images: NDArray[np.generic], sample: tuple[int, ...], option: str = "--data") -> None:
     if images.dtype.kind not in "fiub":
         raise SpecificationError(
-            f"--data: 'images' of {path} has type {images.dtype}; expected real numbers. {_FORMAT}"
+            f"{option}: 'images' of {path} has type {images.dtype}; expected real numbers. {_FORMAT}"
         )
     size = int(np.prod(sample))
     if images.ndim == 0 or images.shape[1:] not in (sample, (size,)):
         raise SpecificationError(
-            f"--data: 'images' of {path} has shape {images.shape}; the model takes inputs of shape {sample}. "
+            f"{option}: 'images' of {path} has shape {images.shape}; the model takes inputs of shape {sample}. "
             f"Save it with shape (count, {', '.join(map(str, sample))}) or (count, {size})."
         )
 
 
-def _label(path: Path, arrays: dict[str, NDArray[np.generic]], index: int, count: int) -> int | None:
+def _label(
+    path: Path, arrays: dict[str, NDArray[np.generic]], index: int, count: int, option: str = "--data"
+) -> int | None:
     labels = arrays.get("labels")
     if labels is None:
         return None
     if labels.dtype.kind not in "iu" or labels.shape not in ((count,), (count, 1)):
         raise SpecificationError(
-            f"--data: 'labels' of {path} has type {labels.dtype} and shape {labels.shape}; expected {count} integers, "
-            "one for each image. Correct it, or leave 'labels' out."
+            f"{option}: 'labels' of {path} has type {labels.dtype} and shape {labels.shape}; expected {count} "
+            "integers, one for each image. Correct it, or leave 'labels' out."
         )
     return int(labels.reshape(-1)[index])

@@ -13,26 +13,26 @@ from geolip_lirpa.errors import SpecificationError
 _PART = re.compile(r"\s*(\d{1,9})\s*(?:-\s*(\d{1,9})\s*)?", re.ASCII)
 
 
-def parse_rows(text: str) -> tuple[range, ...]:
+def parse_rows(text: str, option: str = "--rows") -> tuple[range, ...]:
     """Read ``"0,3-5"`` as ranges; both ends of a range belong to it.
 
     Raises:
         SpecificationError: malformed, or a range that runs backwards.
     """
-    return tuple(_parse_part(text, part) for part in text.split(","))
+    return tuple(_parse_part(text, part, option) for part in text.split(","))
 
 
-def _parse_part(text: str, part: str) -> range:
+def _parse_part(text: str, part: str, option: str) -> range:
     match = _PART.fullmatch(part)
     if match is None:
         raise SpecificationError(
-            f"--rows: got {text!r}; {part!r} is neither a number nor a range like 3-5. "
-            "Write output numbers from 0 on, separated by commas, for example --rows 0,3-5."
+            f"{option}: got {text!r}; {part!r} is neither a number nor a range like 3-5. "
+            f"Write numbers from 0 on, separated by commas, for example {option} 0,3-5."
         )
     first = int(match[1])
     last = first if match[2] is None else int(match[2])
     if last < first:
-        raise SpecificationError(f"--rows: the range {part.strip()!r} runs backwards. Write it as {last}-{first}.")
+        raise SpecificationError(f"{option}: the range {part.strip()!r} runs backwards. Write it as {last}-{first}.")
     return range(first, last + 1)
 
 

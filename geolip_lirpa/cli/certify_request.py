@@ -1,0 +1,53 @@
+"""What ``geolip-lirpa certify`` and ``radius`` were asked for, checked as far as that is possible without the model.
+
+Place in the data flow: level 12, between parsing and running. Imports nothing heavy.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from geolip_lirpa.types import Norm
+
+# Names for help and completion; a test compares them with the library's own tables.
+METHODS = ("combined", "sdp", "geolip-anchored", "geolip-local", "geolip", "alpha-crown", "crown", "ibp")
+BOUNDS = ("ibp", "crown", "alpha-crown")
+
+
+@dataclass(frozen=True)
+class CertifyRequest:
+    """The options of the commands, see their help; `eps` is None for ``radius``, `images` None for all."""
+
+    model: Path
+    data: Path
+    norm: Norm
+    eps: float | None
+    images: tuple[range, ...] | None
+    targets: tuple[int, ...] | None
+    clip: tuple[float, float] | None
+    method: str
+    bounds: str
+    gap: float
+    logits: bool
+    final_node: str | None
+    resume: Path | None
+    certificates: Path | None
+    seed: int
+    format: str
+    quiet: bool
+    debug: bool
+
+    def question(self) -> dict[str, Any]:
+        """What identifies the run and appears in its results."""
+        shared = {
+            "data": str(self.data),
+            "norm": self.norm.value,
+            "method": self.method,
+            "bounds": self.bounds,
+            "targets": None if self.targets is None else list(self.targets),
+            "clip": None if self.clip is None else list(self.clip),
+            "seed": self.seed,
+        }
+        return {**shared, "relative_gap": self.gap} if self.eps is None else {**shared, "eps": self.eps}

@@ -1,0 +1,164 @@
+"""Run ``geolip-lirpa certify`` and ``radius``: load, work image by image, print.
+
+Place in the data flow: level 12, ``CertifyRequest -> CertificationOutcome -> table, CSV or JSON``. Imported when a
+command runs.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import asdict, replace
+
+import torch
+from torch import Tensor
+
+from geolip_lirpa.cli.certify_request import CertifyRequest
+from geolip_lirpa.cli.exit_codes import ExitCode
+from geolip_lirpa.cli.images import read_images
+from geolip_lirpa.cli.journal import Journal
+from geolip_lirpa.cli.models import load_model
+from geolip_lirpa.cli.subjects import subject_metadata
+from geolip_lirpa.cli.terminal import only_results_on_stdout, print_result, print_text, progress_bar
+from geolip_lirpa.cli.versions import versions
+from geolip_lirpa.errors import SpecificationError
+from geolip_lirpa.lirpa import extract_network, host_version
+from geolip_lirpa.margin_certificate import MarginCertificate
+from geolip_lirpa.margin_file import save_margins
+from geolip_lirpa.margin_queries import target_rows
+from geolip_lirpa.margin_sets import MarginSet
+from geolip_lirpa.margin_types import MarginOptions, MarginProblem
+from geolip_lirpa.margins import GlobalConstants, network_margins, require_served
+from geolip_lirpa.network import Network
+from geolip_lirpa.radius import RadiusOptions, network_radii
+from geolip_lirpa.report.certification import (
+    CertificationOutcome,
+    ImageRecord,
+    certification_csv,
+    certification_object,
+    certification_table,
+)
+from geolip_lirpa.report.json_objects import to_text
+from geolip_lirpa.report.outcome import Subject
+
+
+def run_certify(request: CertifyRequest) -> ExitCode:
+    """Carry out a request.
+
+    Raises:
+        GeolipError: bad input, or something that is needed is missing.
+    """
+    begin = time.perf_counter()
+    with only_results_on_stdout(request.debug):
+        outcome = _Run(request).outcome()
+    outcome = replace(outcome, seconds=time.perf_counter() - begin)
+    if request.format == "json":
+        print_text(to_text(certification_object(outcome)))
+    elif request.format == "csv":
+        print_text(certification_csv(outcome))
+    else:
+        print_result(certification_table(outcome))
+    return ExitCode.INTERRUPTED if outcome.interrupted else ExitCode.OK
+
+
+class _Run:
+    """One command: the model, the images, and what is kept of finished ones."""
+
+    def __init__(self, request: CertifyRequest) -> None:
+        self.request = request
+        model = load_model(request.model, request.logits)
+        self.subject = Subject(str(request.model), model.sha256, request.logits, request.final_node)
+        self.network = extract_network(model.bounded, request.final_node)
+        if self.network.output_size < 2:
+            raise SpecificationError("MODEL: has a single output; margins need two classes at least.")
+        require_served(self.network, request.method)
+        self.images = read_images(request.data, request.images, model.input_shape)
+        question = {"model_sha256": model.sha256, "logits": request.logits, "final_node": request.final_node}
+        self.journal = Journal(request.resume, {**question, **request.question(), "digest": self.images.sha256})
+        self.constants = GlobalConstants()
+        self.versions = versions(host_version())
+
+    def outcome(self) -> CertificationOutcome:
+        """Work on all images that are not finished."""
+        interrupted, numbers = False, self.images.indices
+        try:
+            with progress_bar("images", shown=not self.request.quiet) as progress:
+                for done, index in enumerate(numbers):
+                    if index not in self.journal.finished:
+                        self.journal.add(index, asdict(self._image(index)))
+                    if progress is not None:
+                        progress(done + 1, len(numbers))
+        except KeyboardInterrupt:
+            interrupted = True
+        kept = [ImageRecord(**self.journal.finished[i]) for i in numbers if i in self.journal.finished]
+        return CertificationOutcome(
+            subject=self.subject,
+            question=self.request.question(),
+            images=tuple(kept),
+            quantity="margin" if self.request.eps is not None else "radius",
+            versions=self.versions,
+            seconds=0.0,
+            interrupted=interrupted,
+        )
+
+    def _image(self, index: int) -> ImageRecord:
+        begin = time.perf_counter()
+        center, label = self.images.center(index), self.images.label(index)
+        scores = self.network.forward(center[None]).reshape(-1)
+        predicted = int(scores.argmax())
+        label = predicted if label is None else label
+        if not 0 <= label < self.network.output_size:
+            raise SpecificationError(
+                f"DATA: image {index} has the label {label}; the model has classes 0 to {self.network.output_size - 1}."
+            )
+        record = ImageRecord(index, label, predicted, "wrong", None, None, "", 0.0)
+        if predicted == label:
+            rows = target_rows(label, self.network.output_size, self._targets(label))
+            if len(rows) > 0:
+                record = self._prove(record, center, rows)
+        return replace(record, seconds=time.perf_counter() - begin)
+
+    def _targets(self, label: int) -> list[int] | None:
+        chosen = self.request.targets
+        return None if chosen is None else [k for k in chosen if k != label]
+
+    def _prove(self, record: ImageRecord, center: Tensor, rows: Tensor) -> ImageRecord:
+        request = self.request
+        low, high = (None, None) if request.clip is None else (torch.tensor(v).double() for v in request.clip)
+        margin_set = MarginSet(center, request.eps or 0.0, request.norm, low, high)
+        options = MarginOptions(request.method, request.bounds, whole=True, seed=request.seed)
+        if request.eps is None:
+            return self._radius(record, self.network, margin_set, rows, options)
+        offsets = torch.zeros((1, len(rows)), dtype=torch.float64)
+        problem = MarginProblem(self.network, (margin_set,), rows[None], offsets)
+        result = network_margins(problem, options, constants=self.constants)
+        lower, attacked = float(result.lower.min()), float(result.attacked.min())
+        status = "proven" if lower > 0 else "attacked" if attacked <= 0 else "open"
+        methods = "+".join(sorted({row.method for row in result.rows if row.method}))
+        path = self._written(record.index, result.certificate) if status == "proven" else None
+        return replace(
+            record, status=status, lower=lower if math.isfinite(lower) else None,
+            attacked=attacked if math.isfinite(attacked) else None, method=methods, certificate=path,
+        )  # fmt: skip
+
+    def _radius(
+        self, record: ImageRecord, network: Network, margin_set: MarginSet, rows: Tensor, options: MarginOptions
+    ) -> ImageRecord:
+        found = network_radii(
+            network, [margin_set], [rows], RadiusOptions(options, self.request.gap), constants=self.constants
+        ).inputs[0]
+        claims = () if found.certificate is None else found.certificate.claims
+        path = None if found.certificate is None else self._written(record.index, found.certificate)
+        return replace(
+            record, status="proven" if found.lower > 0 else "open", lower=found.lower,
+            attacked=found.upper if math.isfinite(found.upper) else None,
+            method="+".join(sorted({c.method for c in claims})), certificate=path,
+        )  # fmt: skip
+
+    def _written(self, index: int, certificate: MarginCertificate) -> str | None:
+        if self.request.certificates is None:
+            return None
+        path = self.request.certificates / f"image-{index:05d}.json"
+        metadata = subject_metadata(self.subject) | {"versions": dict(self.versions), "image": index}
+        save_margins(replace(certificate, metadata=metadata), path)
+        return str(path)

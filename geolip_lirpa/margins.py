@@ -1,0 +1,277 @@
+"""Proven lower bounds of margins: every method, and the cascade that tries the cheap ones first.
+
+Place in the data flow: level 10. ``MarginProblem -> Situation -> margins with proofs -> MarginResult``. Knows no
+auto_LiRPA; `margin_queries.compute_margins` is the entry point for its users.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from geolip_lirpa.activations import ReLU
+from geolip_lirpa.attacks import Attack, AttackOptions, attack
+from geolip_lirpa.bounding import Progress
+from geolip_lirpa.certificate import Claim, network_signature
+from geolip_lirpa.errors import SolverError, SpecificationError
+from geolip_lirpa.lipschitz_types import LipschitzOptions, LipschitzProblem
+from geolip_lirpa.margin_certificate import (
+    BOUND_METHODS,
+    LIPSCHITZ_METHODS,
+    LipschitzProof,
+    MarginCertificate,
+    MarginClaim,
+)
+from geolip_lirpa.margin_proof import prove_margin
+from geolip_lirpa.margin_statements import Situation
+from geolip_lirpa.margin_types import MarginOptions, MarginProblem, MarginResult, RowMargin
+from geolip_lirpa.network import Network
+from geolip_lirpa.network_lipschitz import network_lipschitz
+from geolip_lirpa.solvers.pointwise_point import OPTIONAL_PRODUCTS, PointwiseInteriorPoint
+from geolip_lirpa.types import Norm
+
+#: What "combined" tries, one after the other.
+CASCADE = ("crown", "geolip", "geolip-local", "geolip-anchored", "alpha-crown", "sdp")
+# Relative gap of Lipschitz constants: far less than what relaxing costs.
+_GAP = 1e-4
+# Rows of the pointwise program's matrix that the dense solver takes on: half a minute an iteration.
+_MOST_VARIABLES = 3000
+
+
+@dataclass(frozen=True)
+class GlobalConstants:
+    """Global Lipschitz constants of one network with their proofs, by norm and row; calls that get it fill it."""
+
+    known: dict[tuple[Norm, bytes], tuple[float, LipschitzProof | None]] = field(default_factory=dict)
+
+
+def network_margins(
+    problem: MarginProblem,
+    options: MarginOptions,
+    progress: Progress | None = None,
+    constants: GlobalConstants | None = None,
+) -> MarginResult:
+    """Bound all margins of a problem.
+
+    Args:
+        problem: see `MarginProblem`.
+        options: see `MarginOptions`.
+        progress: called with the numbers of finished and of all inputs.
+        constants: of calls for the same network, so that none is computed twice.
+
+    Raises:
+        SpecificationError: the method does not serve this network.
+    """
+    begin = time.perf_counter()
+    require_served(problem.network, options.method)
+    found = _attacked(problem, options)
+    shared = _Shared(GlobalConstants() if constants is None else constants)
+    work = []
+    for b in range(len(problem.sets)):
+        work.append(_Work(b, problem, options, None if found is None else found.values[b]))
+        work[-1].run(shared)
+        if progress is not None:
+            progress(b + 1, len(problem.sets))
+    certificate = MarginCertificate(
+        signature=network_signature(problem.network),
+        sets=problem.sets,
+        rows=problem.rows,
+        offsets=problem.offsets,
+        claims=tuple(claim for w in work for claim in w.claims.values()),
+        lipschitz=tuple(shared.proofs),
+    )
+    return MarginResult(
+        lower=torch.stack([w.lower for w in work]),
+        attacked=torch.stack([w.attacked for w in work]),
+        points=None if found is None else found.points,
+        rows=tuple(row for w in work for row in w.report()),
+        certificate=without_unused(certificate),
+        seconds=time.perf_counter() - begin,
+    )
+
+
+def require_served(network: Network, method: str) -> None:
+    """Refuse a method that cannot serve a network.
+
+    Raises:
+        SpecificationError: "sdp" for activations other than ReLU.
+    """
+    if method == "sdp" and not _has_program(network):
+        kinds = {getattr(network.nodes[i].operation, "name", "?") for i in network.activations}
+        raise SpecificationError(
+            f"method 'sdp': got activations {', '.join(sorted(kinds))}; the pointwise program knows ReLU only. Use "
+            "'geolip-anchored', 'alpha-crown', or 'combined', which leaves it out."
+        )
+
+
+def without_unused(certificate: MarginCertificate) -> MarginCertificate:
+    """The certificate with only those Lipschitz proofs that its claims need."""
+    used = sorted({c.lipschitz for c in certificate.claims if c.lipschitz is not None})
+    place = {old: new for new, old in enumerate(used)}
+    claims = tuple(c if c.lipschitz is None else replace(c, lipschitz=place[c.lipschitz]) for c in certificate.claims)
+    return replace(certificate, claims=claims, lipschitz=tuple(certificate.lipschitz[i] for i in used))
+
+
+def _attacked(problem: MarginProblem, options: MarginOptions) -> Attack | None:
+    if not options.attack:
+        return None
+    return attack(problem.network, problem.sets, problem.rows, problem.offsets, AttackOptions(seed=options.seed))
+
+
+def _has_program(network: Network) -> bool:
+    return all(isinstance(network.nodes[i].operation, ReLU) for i in network.activations)
+
+
+@dataclass
+class _Shared:
+    """Lipschitz proofs of all samples of a call."""
+
+    constants: GlobalConstants
+    proofs: list[LipschitzProof] = field(default_factory=list)
+
+    def number(self, proof: LipschitzProof | None) -> int | None:
+        """The place of a proof in the list, to which it is added if need be."""
+        if proof is None:
+            return None
+        for place, other in enumerate(self.proofs):
+            if other is proof:
+                return place
+        self.proofs.append(proof)
+        return len(self.proofs) - 1
+
+
+class _Work:
+    """The rows of one sample: best bounds and their proofs."""
+
+    def __init__(self, sample: int, problem: MarginProblem, options: MarginOptions, attacked: Tensor | None) -> None:
+        self.sample, self.network, self.options = sample, problem.network, options
+        self.set, self.rows, self.offsets = problem.sets[sample], problem.rows[sample], problem.offsets[sample]
+        self.situation = Situation(self.network, self.set, self.rows, self.offsets)
+        count = len(self.rows)
+        self.attacked = torch.full((count,), torch.inf, dtype=torch.float64) if attacked is None else attacked
+        self.lower = torch.full((count,), -torch.inf, dtype=torch.float64)
+        self.claims: dict[int, MarginClaim] = {}
+        self.seconds = [0.0] * count
+
+    def run(self, shared: _Shared) -> None:
+        """Apply the method, or the methods of the cascade, to the rows that still need it."""
+        stages = CASCADE if self.options.method == "combined" else (self.options.method,)
+        for method in stages:
+            rows = self._open()
+            if not rows:
+                return
+            if method in BOUND_METHODS:
+                self._timed(rows, functools.partial(self._linear, method, rows))
+            elif method in LIPSCHITZ_METHODS:
+                self._timed(rows, functools.partial(self._lipschitz, method, rows, shared))
+            elif _has_program(self.network):
+                self._pointwise(rows)
+
+    def report(self) -> list[RowMargin]:
+        """The rows, one by one."""
+        return [
+            RowMargin(
+                self.sample, i, float(self.lower[i]), float(self.attacked[i]),
+                self.claims[i].method if i in self.claims else "", self.seconds[i],
+            )
+            for i in range(len(self.rows))
+        ]  # fmt: skip
+
+    def _open(self) -> list[int]:
+        """Rows that are worth more work, the hardest first."""
+        enough = self.options.enough
+        order = torch.argsort(self.lower).tolist()
+        if enough is None:
+            return order
+        lost = self.attacked <= enough
+        if self.options.whole and bool(lost.any()):
+            return []
+        return [i for i in order if not self.lower[i] > enough and not lost[i]]
+
+    def _timed(self, rows: Sequence[int], action: Callable[[], None]) -> None:
+        begin = time.perf_counter()
+        action()
+        for i in rows:
+            self.seconds[i] += (time.perf_counter() - begin) / len(rows)
+
+    def _claim(self, row: int, lower: float, claim: Mapping[str, object]) -> None:
+        if lower > self.lower[row] and math.isfinite(lower):
+            self.lower[row] = lower
+            self.claims[row] = MarginClaim(self.sample, row, lower, **claim)  # type: ignore[arg-type]
+
+    def _linear(self, method: str, rows: Sequence[int]) -> None:
+        margins = self.situation.margins(method).tolist()
+        for i in rows:
+            self._claim(i, margins[i], {"method": method})
+
+    # -- Lipschitz constants -----------------------------------------------------------------------------------------
+
+    def _lipschitz(self, method: str, rows: Sequence[int], shared: _Shared) -> None:
+        constants = self._global(rows, shared.constants) if method == "geolip" else self._constants(method, rows)
+        for i, (constant, proof) in zip(rows, constants, strict=True):
+            lower = self.situation.lipschitz_margin(i, constant)
+            if proof is not None and lower > self.lower[i]:
+                number = shared.number(proof)
+                self._claim(i, lower, {"method": method, "bound_method": proof.bound_method, "lipschitz": number})
+
+    def _global(self, rows: Sequence[int], constants: GlobalConstants) -> list[tuple[float, LipschitzProof | None]]:
+        keys = [(self.set.norm, self.rows[i].numpy().tobytes()) for i in rows]
+        missing = [i for i, key in zip(rows, keys, strict=True) if key not in constants.known]
+        found = self._constants("geolip", missing) if missing else []
+        for i, entry in zip(missing, found, strict=True):
+            constants.known[self.set.norm, self.rows[i].numpy().tobytes()] = entry
+        return [constants.known[key] for key in keys]
+
+    def _constants(self, method: str, rows: Sequence[int]) -> list[tuple[float, LipschitzProof | None]]:
+        """Constants of rows with their proofs; infinite without one."""
+        slopes = self.situation.slopes(method, self.options.bound_method)
+        scale = torch.ones(self.network.input_size, dtype=torch.float64)
+        problem = LipschitzProblem(self.network, self.rows[list(rows)][None], (slopes,), scale)
+        options = LipschitzOptions(norm=self.set.norm, relative_gap=_GAP, lower_bounds=False, seed=self.options.seed)
+        sample = None if method == "geolip" else self.sample
+        result = network_lipschitz(problem, options)
+        claims: Sequence[Claim] = () if result.certificate is None else result.certificate.claims
+        found: list[tuple[float, LipschitzProof | None]] = []
+        for number, i in enumerate(rows):
+            own = tuple(replace(c, sample=0, row=0) for c in claims if c.row == number)
+            constant = float(result.upper[0, number])
+            if not own or not math.isfinite(constant):
+                found.append((math.inf, None))
+                continue
+            proof = LipschitzProof(method, self.options.bound_method, sample, self.rows[i], own)
+            found.append((constant, proof))
+        return found
+
+    # -- the pointwise program ---------------------------------------------------------------------------------------
+
+    def _pointwise(self, rows: Sequence[int]) -> None:
+        """Row by row; those that cannot be proven end the work on an input that counts only as a whole."""
+        bounds = "alpha-crown" if self.options.method == "combined" else self.options.bound_method
+        products = OPTIONAL_PRODUCTS if self.set.norm is Norm.LINF else ()
+        solver = PointwiseInteriorPoint(products=products, target=self.options.enough, seed=self.options.seed)
+        for i in rows:
+            self._timed([i], functools.partial(self._pointwise_row, i, bounds, solver))
+            enough = self.options.enough
+            if self.options.whole and enough is not None and not self.lower[i] > enough:
+                return
+
+    def _pointwise_row(self, row: int, bounds: str, solver: PointwiseInteriorPoint) -> None:
+        instance = self.situation.instance(bounds, row)
+        sizes = [len(kept) for kept in instance.forms.kept]
+        inputs = sizes[0] if self.set.norm is Norm.LINF else min(sizes[0], sum(sizes[1:]) + 1)
+        if inputs + sum(sizes[1:]) > _MOST_VARIABLES:
+            return
+        try:
+            found = solver.solve([instance])[0]
+        except SolverError:
+            return
+        proven = prove_margin(instance, found.multipliers)
+        if proven is not None:
+            claim = {"method": "sdp", "bound_method": bounds, "multipliers": proven.multipliers}
+            self._claim(row, proven.lower, claim)
