@@ -1,4 +1,4 @@
-"""Proven Lipschitz bounds of neural networks by semidefinite programming, for auto_LiRPA models and ONNX files.
+"""Proven Lipschitz constants, margins and radii of neural networks, for auto_LiRPA models and ONNX files.
 
 Place in the data flow: level 11, the public names. They are loaded on first use, so that importing the package costs
 nothing and works without auto_LiRPA.
@@ -12,9 +12,14 @@ from typing import Any
 
 _PUBLIC = {
     "compute_lipschitz": "lipschitz",
+    "compute_margins": "margin_queries",
+    "compute_radius": "margin_queries",
     "check_certificate": "lipschitz",
+    "check_margin_certificate": "margin_queries",
     "load_certificate": "certificate_file",
     "save_certificate": "certificate_file",
+    "load_margins": "margin_file",
+    "save_margins": "margin_file",
     "load_onnx": "onnx_model",
     "bounded_module": "lirpa",
     "extract_network": "lirpa",
@@ -23,6 +28,9 @@ _PUBLIC = {
     "LipschitzResult": "lipschitz_types",
     "RowBound": "lipschitz_types",
     "Certificate": "certificate",
+    "MarginCertificate": "margin_certificate",
+    "MarginResult": "margin_types",
+    "RadiusResult": "radius",
     "Norm": "types",
     "OutputNorm": "types",
     "Proof": "types",

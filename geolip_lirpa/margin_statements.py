@@ -1,43 +1,29 @@
-r"""What can be proven of margins over one input set without multipliers, and what proofs with multipliers need.
+r"""One input set with its rows: everything that proofs of margins start from, computed once.
 
 Place in the data flow: level 6. ``MarginSet + Network -> Situation -> margins, slopes, PointwiseInstance``. Trusted:
-used by whoever computes a proof and, with the same results, by whoever checks it.
-
-**Linear bounds.** The rows are appended to the network as one more affine map, so that interval arithmetic or CROWN
-bounds the margins themselves, every rounding included.
-
-**Lipschitz constants.** For x in the ball :math:`|x - x_0|_p \le \rho`, and L with
-:math:`|c(f(x) - f(x_0))| \le L |x - x_0|_p` on the set,
-
-.. math:: c f(x) + d \ge c f(x_0) + d - L \rho .
-
-L is the formal global constant, one with slopes of the set, or one with *anchored* slopes: those of increments from
-:math:`x_0` alone. The true pre-activations at the centre are known as intervals only, which
-`slopes.enclosed_anchored_slopes` accounts for.
+used by whoever computes a proof and, with the same results, by whoever checks it. `margin_bounds` has the derivations.
 """
 
 from __future__ import annotations
 
-import math
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from geolip_lirpa import affine
-from geolip_lirpa.crown import crown_node_bounds
-from geolip_lirpa.interval import Bounds, node_bounds, preactivations
+from geolip_lirpa.interval import Bounds, preactivations
+from geolip_lirpa.margin_bounds import crown_margins, ibp_margins, lipschitz_margins, margin_slopes, set_bounds
 from geolip_lirpa.margin_sets import MarginSet
-from geolip_lirpa.margin_values import combined
-from geolip_lirpa.network import Network, Node, linear_operator
+from geolip_lirpa.margin_values import margin_enclosures
+from geolip_lirpa.network import Network
 from geolip_lirpa.pointwise import PointwiseFamily, PointwiseInstance
 from geolip_lirpa.rounding import gamma
-from geolip_lirpa.slopes import SlopeIntervals, enclosed_anchored_slopes, global_slopes, local_slopes
+from geolip_lirpa.slopes import SlopeIntervals
 from geolip_lirpa.types import Norm
 
 #: Steps of the ascent on slopes that "alpha-crown" means.
 ALPHA_ITERATIONS = 20
-_TINY = 1e-290
+_SCOPES = {"geolip": "global", "geolip-local": "local", "geolip-anchored": "anchored"}
 
 
 class Situation:
@@ -52,24 +38,34 @@ class Situation:
 
     def __init__(self, network: Network, margin_set: MarginSet, rows: Tensor, offsets: Tensor) -> None:
         self.network, self.set, self.rows, self.offsets = network, margin_set, rows, offsets
-        self._extended = with_rows(network, rows, offsets)
+        self._inputs = margin_set.input_set()
         self._nodes: dict[str, list[Bounds]] = {}
+        self._margins: dict[str, Tensor] = {}
         self._slopes: dict[tuple[str, str], SlopeIntervals] = {}
         self._families: dict[str, PointwiseFamily] = {}
 
     def margins(self, method: str) -> Tensor:
         """Lower bounds (S,) by "ibp", "crown" or "alpha-crown"."""
-        return self._node_bounds(method)[-1][0].reshape(-1)
+        if method not in self._margins:
+            bounds = self._node_bounds(method)
+            if method == "ibp":
+                found = ibp_margins(self.network, bounds, self.rows, self.offsets)
+            else:
+                steps = ALPHA_ITERATIONS if method == "alpha-crown" else 0
+                found = crown_margins(self.network, self._inputs, bounds, self.rows, self.offsets, steps)
+            self._margins[method] = found
+        return self._margins[method]
 
     def bounds(self, method: str) -> list[Bounds]:
         """Bounds of each pre-activation, without batch."""
-        return [(low[0], high[0]) for low, high in preactivations(self._extended, self._node_bounds(method))]
+        return [(low[0], high[0]) for low, high in preactivations(self.network, self._node_bounds(method))]
 
     def slopes(self, method: str, bound_method: str) -> SlopeIntervals:
         """Slope intervals for "geolip", "geolip-local" or "geolip-anchored"."""
         key = (method, "" if method == "geolip" else bound_method)
         if key not in self._slopes:
-            self._slopes[key] = self._new_slopes(method, bound_method)
+            bounds = None if method == "geolip" else self._node_bounds(bound_method)
+            self._slopes[key] = margin_slopes(self.network, self.set, _SCOPES[method], bounds)
         return self._slopes[key]
 
     def instance(self, bound_method: str, row: int) -> PointwiseInstance:
@@ -85,39 +81,19 @@ class Situation:
 
     def lipschitz_margin(self, row: int, constant: float) -> float:
         """The margin that a Lipschitz constant of a row proves."""
-        lost = constant * self.set.eps * (1.0 + gamma(4)) + _TINY
-        value = float(self.clean[row]) - lost
-        return value - gamma(2) * abs(value) - _TINY
+        one, number = slice(row, row + 1), torch.tensor([constant], dtype=torch.float64)
+        return float(lipschitz_margins(self.network, self.set, self.rows[one], self.offsets[one], number)[0])
 
     @cached_property
     def clean(self) -> Tensor:
         """Lower bounds (S,) of the margins at the centre itself."""
-        low, high = (end.reshape(1, -1) for end in self._at_center[-1])
-        return combined(low, high, self.rows[None], self.offsets[None])[0][0]
-
-    @cached_property
-    def _at_center(self) -> list[Bounds]:
-        center = self.set.center[None]
-        return node_bounds(self.network, center, center)
+        return margin_enclosures(self.network, self.set.center[None], self.rows[None], self.offsets[None])[0][0]
 
     def _node_bounds(self, method: str) -> list[Bounds]:
         if method not in self._nodes:
-            inputs = self.set.input_set()
-            if method == "ibp":
-                found = node_bounds(self._extended, inputs.lower, inputs.upper)
-            else:
-                found = crown_node_bounds(self._extended, inputs, ALPHA_ITERATIONS if method == "alpha-crown" else 0)
-            self._nodes[method] = found
+            known = self._node_bounds("crown") if method == "alpha-crown" else None
+            self._nodes[method] = set_bounds(self.network, self._inputs, method, ALPHA_ITERATIONS, known)
         return self._nodes[method]
-
-    def _new_slopes(self, method: str, bound_method: str) -> SlopeIntervals:
-        if method == "geolip":
-            return global_slopes(self.network)
-        bounds = self.bounds(bound_method)
-        if method == "geolip-local":
-            return local_slopes(self.network, bounds)
-        centers = [(low[0], high[0]) for low, high in preactivations(self.network, self._at_center)]
-        return enclosed_anchored_slopes(self.network, centers, bounds)
 
 
 def _hull(margin_set: MarginSet) -> tuple[Tensor, Tensor, Norm]:
@@ -131,18 +107,6 @@ def _hull(margin_set: MarginSet) -> tuple[Tensor, Tensor, Norm]:
     # the distances are rounded once each
     half = torch.maximum(middle - low, high - middle) * (1.0 + gamma(4))
     return middle, half.reshape(-1), Norm.LINF
-
-
-def with_rows(network: Network, rows: Tensor, offsets: Tensor) -> Network:
-    """The network with :math:`c f + d` as its outputs, for all rows c (S, n_out)."""
-    nodes = list(network.nodes)
-    shape = nodes[-1].shape
-    if len(shape) != 1:
-        size = math.prod(shape)
-        positions = torch.arange(size)
-        nodes.append(Node("margins/flat", (size,), (len(nodes) - 1,), affine.movement("Flatten", positions)))
-    nodes.append(Node("margins", (len(rows),), (len(nodes) - 1,), linear_operator(rows, offsets)))
-    return Network(tuple(nodes))
 
 
 def class_rows(label: int, classes: int) -> Tensor:

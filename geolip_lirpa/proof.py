@@ -52,7 +52,7 @@ from geolip_lirpa.types import Norm, OutputNorm
 #: Candidate repairs eta are powers of this ratio times the smallest that rounding allows.
 _REPAIR_RATIO = 16.0
 # Added to the output's multipliers, as parts of them: rounding at the last pivots is known up to a factor only.
-_OUTPUT_SLACKS = (0.0, 1e-12, 1e-9)
+_OUTPUT_SLACKS = (0.0, 1e-12, 1e-9, 1e-7, 1e-5)
 _LARGEST_REPAIR = 0.5
 # The first candidate: it costs half of this, relative to the bound, which nobody misses. Most need no more.
 _CHEAP_REPAIR = 1e-7

@@ -93,16 +93,17 @@ def test_combined_is_never_below_its_parts(seed: int, norm: Norm) -> None:
         assert bool((lowers["combined"] >= lower - 1e-9 * (1 + lower.abs())).all()), method
 
 
-def test_the_pointwise_program_is_nearly_exact_where_others_are_loose() -> None:
-    """A trained-like ball: the program's margin is close to the attack's, bounds by lines are not."""
+def test_tighter_methods_prove_more() -> None:
+    """A ball in which every neuron is unstable: methods differ by far more than the tolerances."""
     network = random_mlp(3, (10, 30, 30, 2))
     margin_set = MarginSet(torch.zeros(10, dtype=torch.float64) + 0.3, 1.0, Norm.L2)
     rows = torch.tensor([[1.0, -1.0]], dtype=torch.float64)
     found = {m: network_margins(problem_of(network, margin_set, rows), MarginOptions(m, enough=None)) for m in METHODS}
-    attacked = float(found["sdp"].attacked)
-    gaps = {m: attacked - float(f.lower) for m, f in found.items()}
-    assert gaps["sdp"] < 0.25 * gaps["alpha-crown"]
-    assert gaps["sdp"] <= gaps["geolip-anchored"] <= gaps["geolip-local"] * (1 + 1e-6) <= gaps["geolip"] * (1 + 1e-5)
+    lower = {m: float(f.lower) for m, f in found.items()}
+    assert lower["ibp"] < lower["crown"] < lower["alpha-crown"] < lower["sdp"]
+    assert (
+        lower["geolip"] <= lower["geolip-local"] < lower["geolip-anchored"] < lower["sdp"] <= lower["combined"] + 1e-9
+    )
 
 
 def test_activations_without_a_program_are_served_by_the_others() -> None:
@@ -202,7 +203,9 @@ def test_global_constants_are_computed_once() -> None:
     constants = GlobalConstants()
     for seed in (1, 2):
         margin_set = random_set(seed, 4, Norm.L2, cut=False, eps=0.3)
-        result = network_margins(problem_of(network, margin_set), MarginOptions("geolip"), constants=constants)
+        result = network_margins(
+            problem_of(network, margin_set), MarginOptions("geolip", enough=None), constants=constants
+        )
         assert len(constants.known) == 3
         check_margins(result.certificate, network)
 

@@ -109,11 +109,12 @@ class PathFollowing:
             SolverError: the start is not in the interior.
         """
         point = start_point(sdp, theta, gram)
-        best, since, iterations, merit = point, 0, 0, np.inf
+        best, since, iterations, merit, smallest = point, 0, 0, np.inf, np.inf
         for iterations in range(self.max_iterations + 1):
-            current = shortfall(sdp, point)
-            if current < _PROGRESS * merit or not point.feasible:
-                since = 0
+            current, mu = shortfall(sdp, point), complementarity(sdp, point)
+            # far from the end mu falls steadily, while a gap relative to the value may rise with a value near zero
+            if current < _PROGRESS * merit or mu < _PROGRESS * smallest or not point.feasible:
+                since, smallest = 0, min(smallest, mu)
             if current < merit or not point.feasible:
                 best, merit = point, min(merit, current)
             patience = next(count for factor, count in _PATIENCE if merit <= factor * self.tolerance)
