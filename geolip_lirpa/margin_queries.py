@@ -6,8 +6,9 @@ Place in the data flow: level 10. ``BoundedModule -> Network -> .. -> MarginResu
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -25,6 +26,9 @@ from geolip_lirpa.network_lipschitz import check_rows
 from geolip_lirpa.radius import RadiusOptions, RadiusResult, network_radii
 from geolip_lirpa.types import Norm
 
+#: (smallest, largest) inputs, each one number or shaped like an input.
+Domain: TypeAlias = tuple[Tensor | float, Tensor | float]
+
 
 def compute_margins(
     lirpa_model: Any,
@@ -36,7 +40,7 @@ def compute_margins(
     bound_method: str = "crown",
     enough: float | None = None,
     attack: bool = True,
-    domain: tuple[Tensor | float, Tensor | float] | None = None,
+    domain: Domain | None = None,
     logits: bool = False,
     final_node_name: str | None = None,
     seed: int = 0,
@@ -78,12 +82,10 @@ def compute_margins(
     sets = _sets(perturbation_of(x), domain)
     rows = torch.eye(network.output_size, dtype=torch.float64)[None] if C is None else C
     rows = _batched("C", check_rows(rows, network), len(sets))
-    numbers = (
-        torch.zeros(rows.shape[:2], dtype=torch.float64) if offsets is None else offsets.detach().to(torch.float64)
-    )
+    shifts = torch.zeros(rows.shape[:2], dtype=torch.float64) if offsets is None else _numbers("offsets", offsets)
     options = MarginOptions(method=method, bound_method=bound_method, enough=enough, attack=attack, seed=seed)
     return network_margins(
-        MarginProblem(network, sets, rows, _batched("offsets", numbers, len(sets))), options, progress
+        MarginProblem(network, sets, rows, _batched("offsets", shifts, len(sets))), options, progress
     )
 
 
@@ -98,7 +100,7 @@ def compute_radius(
     bound_method: str = "crown",
     relative_gap: float = 0.02,
     largest: float | None = None,
-    domain: tuple[Tensor | float, Tensor | float] | None = None,
+    domain: Domain | None = None,
     logits: bool = False,
     final_node_name: str | None = None,
     seed: int = 0,
@@ -132,7 +134,12 @@ def compute_radius(
         SpecificationError: an argument is malformed or does not fit the model.
     """
     network = extract_network(lirpa_model, final_node_name=final_node_name, logits=logits)
-    centers = x.detach().to(device="cpu", dtype=torch.float64)
+    centers = _numbers("x", x)
+    if centers.ndim == 0 or tuple(centers.shape[1:]) != network.input_shape:
+        raise SpecificationError(
+            f"x: got shape {tuple(centers.shape)}; the model takes {network.input_shape}. Put the batch dimension in "
+            "front."
+        )
     labels = checked_labels(y, network, len(centers))
     norm = Norm.parse(norm)
     sets = tuple(_with_domain(center, 0.0, norm, domain) for center in centers)
@@ -164,11 +171,13 @@ def target_rows(label: int, classes: int, targets: Sequence[int] | None) -> Tens
     """Rows of the margins of a label over some other classes, (S, classes).
 
     Raises:
-        SpecificationError: a target that is the label, or no class.
+        SpecificationError: a target that is the label, or no class; no target.
     """
     rows = class_rows(label, classes)
     if targets is None:
         return rows
+    if len(targets) == 0:
+        raise SpecificationError("targets: got none; allowed is one class at least. Pass None for all other classes.")
     others = [k for k in range(classes) if k != label]
     for k in targets:
         if k not in others:
@@ -185,17 +194,18 @@ def checked_labels(y: Tensor | Sequence[int], network: Network, count: int) -> l
     Raises:
         SpecificationError: not one class for each input.
     """
-    labels = [int(v) for v in (y.tolist() if isinstance(y, Tensor) else y)]
+    labels = list(y.tolist() if isinstance(y, Tensor) and y.ndim == 1 else y)
     classes = network.output_size
-    if len(labels) != count or classes < 2 or not all(0 <= v < classes for v in labels):
+    good = all(isinstance(v, numbers.Integral) and 0 <= int(v) < classes for v in labels)
+    if len(labels) != count or classes < 2 or not good:
         raise SpecificationError(
             f"y: got {labels[:10]!r} for {count} inputs and {classes} outputs; allowed is one class from 0 to "
             f"{classes - 1} for each input, of a model with two outputs at least."
         )
-    return labels
+    return [int(v) for v in labels]
 
 
-def _sets(perturbation: Perturbation, domain: tuple[Tensor | float, Tensor | float] | None) -> tuple[MarginSet, ...]:
+def _sets(perturbation: Perturbation, domain: Domain | None) -> tuple[MarginSet, ...]:
     found = []
     for b, center in enumerate(perturbation.center):
         if perturbation.radius is None:
@@ -205,23 +215,47 @@ def _sets(perturbation: Perturbation, domain: tuple[Tensor | float, Tensor | flo
     return tuple(found)
 
 
-def _box(perturbation: Perturbation, b: int, domain: tuple[Tensor | float, Tensor | float] | None) -> MarginSet:
+def _box(perturbation: Perturbation, b: int, domain: Domain | None) -> MarginSet:
     """A box that is no ball: a ball around its middle that reaches every corner, cut by the box."""
     low, high = (end[b] for end in perturbation.box())
     center = torch.minimum(torch.maximum(perturbation.center[b], low), high)
     eps = float(torch.maximum(high - center, center - low).max()) * (1.0 + 1e-15)
     if domain is not None:
-        low, high = torch.maximum(low, torch.as_tensor(domain[0])), torch.minimum(high, torch.as_tensor(domain[1]))
+        least, most = (end.expand(center.shape) for end in _ends(domain, center))
+        low, high = torch.maximum(low, least), torch.minimum(high, most)
     return MarginSet(center, eps, Norm.LINF, low, high)
 
 
-def _with_domain(
-    center: Tensor, eps: float, norm: Norm, domain: tuple[Tensor | float, Tensor | float] | None
-) -> MarginSet:
+def _with_domain(center: Tensor, eps: float, norm: Norm, domain: Domain | None) -> MarginSet:
     if domain is None:
         return MarginSet(center, eps, norm)
-    low, high = (torch.as_tensor(end, dtype=torch.float64) for end in domain)
-    return MarginSet(center, eps, norm, low, high)
+    return MarginSet(center, eps, norm, *_ends(domain, center))
+
+
+def _ends(domain: Domain, center: Tensor) -> tuple[Tensor, Tensor]:
+    """Both ends of a domain, one number or shaped like an input."""
+    if not isinstance(domain, Sequence) or len(domain) != 2:
+        raise SpecificationError(
+            f"domain: got {domain!r}; allowed is a pair of the smallest and the largest input. Pass (0.0, 1.0), say."
+        )
+    low, high = (_numbers("domain", end) for end in domain)
+    for end in (low, high):
+        if end.ndim and end.shape != center.shape:
+            raise SpecificationError(
+                f"domain: got shape {tuple(end.shape)}; allowed are one number and {tuple(center.shape)}, the shape of "
+                "an input. Leave out the batch dimension."
+            )
+    return low, high
+
+
+def _numbers(name: str, value: Any) -> Tensor:
+    """A tensor in float64 on the CPU."""
+    try:
+        return torch.as_tensor(value).detach().to(device="cpu", dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError):
+        raise SpecificationError(
+            f"{name}: got {type(value).__name__}; allowed are tensors of real numbers. Use torch.tensor."
+        ) from None
 
 
 def _batched(name: str, values: Tensor, batch: int) -> Tensor:

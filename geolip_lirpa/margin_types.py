@@ -5,6 +5,7 @@ Place in the data flow: level 8, shared by `margins`, `radius` and the reports.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -89,6 +90,8 @@ class MarginOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if self.enough is not None and math.isnan(self.enough):
+            raise SpecificationError("enough: got nan; allowed are numbers, and None. Pass 0.0 to have signs proven.")
         for name, value, allowed in (
             ("method", self.method, METHODS),
             ("bound_method", self.bound_method, METHODS[:3]),

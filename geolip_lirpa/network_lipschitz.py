@@ -57,6 +57,11 @@ def global_problem(network: Network, rows: Tensor | None = None, input_scale: Te
 
 def check_rows(rows: Tensor, network: Network) -> Tensor:
     """Validate C of shape (B, m, n_out) and cast it to float64."""
+    if not isinstance(rows, Tensor):
+        raise SpecificationError(
+            f"C: got {type(rows).__name__}; allowed is a tensor of shape (batch, n_spec, "
+            f"{network.output_size}). Use torch.tensor."
+        )
     if rows.ndim != 3 or rows.shape[2] != network.output_size or 0 in rows.shape:
         raise SpecificationError(
             f"C: got shape {tuple(rows.shape)}; allowed is (batch, n_spec, {network.output_size}) with n_spec >= 1. "

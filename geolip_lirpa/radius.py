@@ -15,12 +15,13 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from geolip_lirpa.attacks import AttackOptions, attack
 from geolip_lirpa.bounding import Progress
 from geolip_lirpa.errors import SpecificationError
 from geolip_lirpa.margin_certificate import MarginCertificate
 from geolip_lirpa.margin_sets import MarginSet
 from geolip_lirpa.margin_statements import Situation
-from geolip_lirpa.margin_types import MarginOptions, MarginProblem, MarginResult
+from geolip_lirpa.margin_types import MarginOptions, MarginProblem
 from geolip_lirpa.margins import GlobalConstants, network_margins
 from geolip_lirpa.network import Network
 
@@ -28,6 +29,8 @@ from geolip_lirpa.network import Network
 _FIRST = 1e-3
 _SMALLEST = 1e-12
 _LARGEST = 1e9
+# Balls attacked beyond those that proofs were tried for.
+_ATTACKS = 12
 
 
 @dataclass(frozen=True)
@@ -148,6 +151,7 @@ class _Search:
             self._bracket()
             while self._open():
                 self._try(math.sqrt(self.lower * self.failed))
+            self._attack_further()
         else:
             self.upper = 0.0
         return InputRadius(
@@ -179,13 +183,30 @@ class _Search:
             return
         self.failed = radius
         if bool((result.attacked <= 0).any()):
-            self.upper = min(self.upper, self._size(result, radius))
+            self.upper = min(self.upper, self._size(result.points, result.attacked, radius))
 
-    def _size(self, result: MarginResult, radius: float) -> float:
+    def _attack_further(self) -> None:
+        """Attack larger balls than proofs were tried for, where these left nothing but a gap."""
+        if not self.options.margins.attack or self.upper < math.inf or self.failed == math.inf:
+            return
+        safe, offsets = self.failed, torch.zeros((1, len(self.rows)), dtype=torch.float64)
+        for _ in range(_ATTACKS):
+            radius = 4.0 * safe if self.upper == math.inf else math.sqrt(safe * self.upper)
+            radius = min(radius, self.options.largest or _LARGEST)
+            options = AttackOptions(seed=self.options.margins.seed)
+            found = attack(self.network, (self.set.with_eps(radius),), self.rows[None], offsets, options)
+            if bool((found.values <= 0).any()):
+                self.upper = min(self.upper, self._size(found.points, found.values, radius))
+            else:
+                safe = radius
+            if safe * (1.0 + self.options.relative_gap) >= min(self.upper, self.options.largest or _LARGEST):
+                return
+
+    def _size(self, points: Tensor | None, attacked: Tensor, radius: float) -> float:
         """Radius of the smallest ball in which one of the attack's inputs lies, rounded up."""
-        if result.points is None:
+        if points is None:
             return radius
-        points = result.points[0][result.attacked[0] <= 0]
+        points = points[0][attacked[0] <= 0]
         offsets = (points - self.set.center).flatten(1)
         size = float(offsets.norm(p=self.set.norm.p, dim=1).min()) * (1.0 + 1e-12)
         return min(radius, size)

@@ -63,6 +63,26 @@ def test_command_line_example_prints_what_readme_shows(
         ]
 
 
+def test_radius_example_prints_what_readme_shows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "vnnlib_specs").symlink_to(ROOT / "vnnlib_specs")
+    monkeypatch.chdir(tmp_path)
+    command, shown = blocks("console")[1].removeprefix("$ geolip-lirpa ").split("\n", 1)
+    assert main(shlex.split(command)) == 0
+    expected, found = radii(shown), radii(capsys.readouterr().out)
+    assert [line[:4] for line in expected] == [line[:4] for line in found] and len(expected) == 2
+    exec(compile(blocks("python")[1], "README.md", "exec"), {})
+    printed, tensors = numbers(capsys.readouterr().out), numbers(blocks("text")[1])
+    for values in (tensors, [float(line[i]) for i in (4, 5) for line in found], printed):
+        np.testing.assert_allclose(values, [float(line[i]) for i in (4, 5) for line in expected], rtol=SAME)
+
+
+def radii(text: str) -> list[list[str]]:
+    """The cells of a printed table of images."""
+    return [[cell.strip() for cell in line.split("│")] for line in text.splitlines() if "│" in line]
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_links_lead_somewhere(document: Path) -> None:
     links = re.findall(r"\]\(([^)#\s]+)", document.read_text(encoding="utf-8"))

@@ -86,11 +86,12 @@ def test_exact_minima_of_boxes_lie_between_proof_and_attack(seed: int, method: s
 @settings(max_examples=8)
 @given(seed=seeds, norm=norms)
 def test_combined_is_never_below_its_parts(seed: int, norm: Norm) -> None:
+    """Up to the solver's tolerance: its pointwise program has tighter bounds of pre-activations than that of "sdp"."""
     network = random_mlp(seed, (4, 8, 8, 2))
     problem = problem_of(network, random_set(seed, 4, norm, cut=False))
     lowers = {m: network_margins(problem, MarginOptions(m, enough=None, attack=False)).lower for m in METHODS}
     for method, lower in lowers.items():
-        assert bool((lowers["combined"] >= lower - 1e-9 * (1 + lower.abs())).all()), method
+        assert bool((lowers["combined"] >= lower - 1e-6 * (1 + lower.abs())).all()), method
 
 
 def test_tighter_methods_prove_more() -> None:
@@ -102,7 +103,7 @@ def test_tighter_methods_prove_more() -> None:
     lower = {m: float(f.lower) for m, f in found.items()}
     assert lower["ibp"] < lower["crown"] < lower["alpha-crown"] < lower["sdp"]
     assert (
-        lower["geolip"] <= lower["geolip-local"] < lower["geolip-anchored"] < lower["sdp"] <= lower["combined"] + 1e-9
+        lower["geolip"] <= lower["geolip-local"] < lower["geolip-anchored"] < lower["sdp"] <= lower["combined"] + 1e-6
     )
 
 

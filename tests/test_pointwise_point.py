@@ -5,13 +5,20 @@ from __future__ import annotations
 import cvxpy as cp
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from geolip_lirpa.bounding import bound_programs
 from geolip_lirpa.margin_proof import prove_margin, verify_margin
+from geolip_lirpa.margin_sets import MarginSet
+from geolip_lirpa.margin_statements import Situation
 from geolip_lirpa.pointwise import PointwiseInstance
+from geolip_lirpa.sdp import SdpInstance
+from geolip_lirpa.solvers.low_rank import LowRankSolver
 from geolip_lirpa.solvers.pointwise_point import PointwiseInteriorPoint, _Program
 from geolip_lirpa.types import Norm
+from tests.networks import random_mlp
 from tests.test_margin_proof import instance, margins, points
 
 seeds = st.integers(0, 10_000)
@@ -70,3 +77,28 @@ def test_the_optimum_is_clarabels(seed: int, norm: Norm, chosen: tuple[str, ...]
 def test_more_products_never_hurt(seed: int, norm: Norm) -> None:
     program = instance(seed, norm, 0.8)
     assert proven(program, ("triangle", "interval"))[0] >= proven(program, ())[0] - 1e-4
+
+
+@pytest.mark.parametrize("norm", [Norm.LINF, Norm.L2])
+@pytest.mark.parametrize("seed", range(4))
+def test_lipschitz_multipliers_are_a_start_below_the_margin_they_prove(seed: int, norm: Norm) -> None:
+    """The first point is feasible, its b is near the Lipschitz margin; the end is that of the crude start."""
+    network = random_mlp(seed, (4, 8, 7, 2))
+    situation = Situation(
+        network, MarginSet(torch.full((4,), 0.2).double(), 0.3, norm), torch.eye(2).double(), torch.zeros(2).double()
+    )
+    slopes, rows = situation.slopes("geolip-local", "crown"), torch.eye(2, dtype=torch.float64)
+    program = SdpInstance(network, slopes, norm, torch.ones(4, dtype=torch.float64), rows[:1])
+    bound = bound_programs([program], [0], LowRankSolver())[0]
+    assert bound.multipliers is not None
+    instance = situation.instance("crown", 0)
+    lipschitz = float(situation.clean[0]) - 0.3 * bound.upper
+    first = PointwiseInteriorPoint(max_iterations=0).solve([instance], [bound.multipliers])[0]
+    proven = prove_margin(instance, first.multipliers)
+    assert proven is not None
+    # graded by a few per cent and a tenth of L rho below, but not more
+    assert lipschitz - 0.3 * 0.3 * bound.upper <= proven.lower
+    crude, warm = (PointwiseInteriorPoint().solve([instance], [s])[0] for s in (None, bound.multipliers))
+    assert crude.value is not None and warm.value is not None
+    assert warm.value == pytest.approx(crude.value, rel=1e-4, abs=1e-5)
+    assert warm.value >= lipschitz - 1e-6

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from geolip_lirpa.cli.certify_request import BOUNDS, METHODS, CertifyRequest
+from geolip_lirpa.cli.certify_request import BOUNDS, LARGEST, METHODS, CertifyRequest
 from geolip_lirpa.cli.options import Debug, FinalNode, Json, Logits, Model, Quiet, Threads, choice, norm_option
 from geolip_lirpa.cli.paths import require_file, require_writable
 from geolip_lirpa.cli.rows import parse_rows
@@ -23,7 +23,10 @@ _NORMS = ("inf", "2", "1")
 _OUTPUT = "Output"
 
 Data = Annotated[
-    Path, typer.Argument(metavar="DATA", help="npz file: array 'images', optionally 'labels'.", show_default=False)
+    Path,
+    typer.Argument(
+        metavar="DATA", help="npz file: array images (or X, x), optionally labels (or Y, y).", show_default=False
+    ),
 ]
 NormOption = Annotated[
     str, typer.Option("--norm", metavar="inf|2|1", help="Norm of the balls.", autocompletion=lambda: list(_NORMS))
@@ -108,8 +111,8 @@ def certify_command(
 
     geolip-lirpa certify net.onnx test.npz --norm inf --eps 0.02 --images 0-99 --clip 0,1 --resume run.jsonl --json
     """
-    if not 0 <= eps < math.inf:
-        raise SpecificationError(f"--eps: got {eps!r}; allowed are finite numbers from 0 on. Pass a radius.")
+    if not 0 <= eps <= LARGEST:
+        raise SpecificationError(f"--eps: got {eps!r}; allowed are numbers from 0 to {LARGEST}. Pass a radius.")
     request = _request(
         model, data, norm, eps, images, targets, clip, method, bounds, 0.0, logits, final_node, resume, certificates,
         seed, csv, json, quiet, debug,
@@ -151,7 +154,7 @@ def radius_command(
     geolip-lirpa radius net.onnx test.npz --norm inf --clip 0,1 --csv
     """
     if not 1e-6 <= gap < 1:
-        raise SpecificationError(f"--gap: got {gap!r}; allowed are numbers from 1e-6 to 1. The default is 0.02.")
+        raise SpecificationError(f"--gap: got {gap!r}; allowed are numbers from 1e-6 to below 1. The default is 0.02.")
     request = _request(
         model, data, norm, None, images, targets, clip, method, bounds, gap, logits, final_node, resume, certificates,
         seed, csv, json, quiet, debug,
@@ -165,7 +168,7 @@ def _request(
     certificates: Path | None, seed: int, csv: bool, json: bool, quiet: bool, debug: bool,
 ) -> CertifyRequest:  # fmt: skip
     if csv and json:
-        raise SpecificationError("--csv, --json: got both; choose one of them.")
+        raise SpecificationError("--csv, --json: got both; allowed is one of them. Choose one.")
     if not 0 <= seed < 2**63:
         raise SpecificationError(f"--seed: got {seed}; allowed are 0 to 2^63 - 1. The default is 0.")
     require_file("MODEL", model)
@@ -180,7 +183,7 @@ def _request(
         norm=norm_option("--norm", norm),
         eps=eps,
         images=None if images is None else parse_rows(images, "--images"),
-        targets=None if targets is None else tuple(k for part in parse_rows(targets, "--targets") for k in part),
+        targets=None if targets is None else parse_rows(targets, "--targets"),
         clip=None if clip is None else _clip(clip),
         method=choice("--method", method, METHODS),
         bounds=choice("--bounds", bounds, BOUNDS),
@@ -202,7 +205,9 @@ def _clip(text: str) -> tuple[float, float]:
     except ValueError:
         low, high = math.nan, math.nan
     if not -math.inf < low <= high < math.inf:
-        raise SpecificationError(f"--clip: got {text!r}; expected two finite numbers, like 0,1.")
+        raise SpecificationError(
+            f"--clip: got {text!r}; expected two finite numbers, like 0,1. Write the smaller first."
+        )
     return low, high
 
 

@@ -14,18 +14,20 @@ from geolip_lirpa.types import Norm
 # Names for help and completion; a test compares them with the library's own tables.
 METHODS = ("combined", "sdp", "geolip-anchored", "geolip-local", "geolip", "alpha-crown", "crown", "ibp")
 BOUNDS = ("ibp", "crown", "alpha-crown")
+# Radii and images beyond it say nothing, and far beyond it bounds of the outputs overflow.
+LARGEST = 1e30
 
 
 @dataclass(frozen=True)
 class CertifyRequest:
-    """The options of the commands, see their help; `eps` is None for ``radius``, `images` None for all."""
+    """The options, see the commands' help; `eps` is None for ``radius``, `images` and `targets` are None for all."""
 
     model: Path
     data: Path
     norm: Norm
     eps: float | None
     images: tuple[range, ...] | None
-    targets: tuple[int, ...] | None
+    targets: tuple[range, ...] | None
     clip: tuple[float, float] | None
     method: str
     bounds: str
@@ -39,6 +41,10 @@ class CertifyRequest:
     quiet: bool
     debug: bool
 
+    def classes(self) -> list[int]:
+        """The targets, each once."""
+        return list(dict.fromkeys(k for part in self.targets or () for k in part))
+
     def question(self) -> dict[str, Any]:
         """What identifies the run and appears in its results."""
         shared = {
@@ -46,7 +52,7 @@ class CertifyRequest:
             "norm": self.norm.value,
             "method": self.method,
             "bounds": self.bounds,
-            "targets": None if self.targets is None else list(self.targets),
+            "targets": None if self.targets is None else self.classes(),
             "clip": None if self.clip is None else list(self.clip),
             "seed": self.seed,
         }

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from geolip_lirpa.cli.certify_request import CertifyRequest
+from geolip_lirpa.cli.certify_request import LARGEST, CertifyRequest
 from geolip_lirpa.cli.exit_codes import ExitCode
-from geolip_lirpa.cli.images import read_images
+from geolip_lirpa.cli.images import Images, read_images
 from geolip_lirpa.cli.journal import Journal
 from geolip_lirpa.cli.models import load_model
 from geolip_lirpa.cli.subjects import subject_metadata
@@ -37,6 +40,7 @@ from geolip_lirpa.report.certification import (
     certification_csv,
     certification_object,
     certification_table,
+    is_record,
 )
 from geolip_lirpa.report.json_objects import to_text
 from geolip_lirpa.report.outcome import Subject
@@ -70,11 +74,15 @@ class _Run:
         self.subject = Subject(str(request.model), model.sha256, request.logits, request.final_node)
         self.network = extract_network(model.bounded, request.final_node)
         if self.network.output_size < 2:
-            raise SpecificationError("MODEL: has a single output; margins need two classes at least.")
+            raise SpecificationError(
+                f"MODEL: {request.model} has one output; margins need two classes at least. Name a classifier."
+            )
         require_served(self.network, request.method)
         self.images = read_images(request.data, request.images, model.input_shape)
-        question = {"model_sha256": model.sha256, "logits": request.logits, "final_node": request.final_node}
-        self.journal = Journal(request.resume, {**question, **request.question(), "digest": self.images.sha256})
+        # before hours of work end at a late image
+        _require_fitting(self.images, request, self.network.output_size)
+        self.journal = Journal(request.resume, self._identity(model.sha256))
+        self.records = {i: _restored(request.resume, i, r) for i, r in self.journal.finished.items()}
         self.constants = GlobalConstants()
         self.versions = versions(host_version())
 
@@ -84,22 +92,35 @@ class _Run:
         try:
             with progress_bar("images", shown=not self.request.quiet) as progress:
                 for done, index in enumerate(numbers):
-                    if index not in self.journal.finished:
-                        self.journal.add(index, asdict(self._image(index)))
+                    if index not in self.records:
+                        self.records[index] = self._image(index)
+                        self.journal.add(index, asdict(self.records[index]))
                     if progress is not None:
                         progress(done + 1, len(numbers))
         except KeyboardInterrupt:
             interrupted = True
-        kept = [ImageRecord(**self.journal.finished[i]) for i in numbers if i in self.journal.finished]
         return CertificationOutcome(
             subject=self.subject,
             question=self.request.question(),
-            images=tuple(kept),
+            images=tuple(self.records[i] for i in numbers if i in self.records),
             quantity="margin" if self.request.eps is not None else "radius",
             versions=self.versions,
             seconds=0.0,
             interrupted=interrupted,
         )
+
+    def _identity(self, sha256: str) -> dict[str, Any]:
+        """What a file of an earlier run has to agree with."""
+        request = self.request
+        return {
+            **request.question(),
+            "command": "radius" if request.eps is None else "certify",
+            "model": sha256,
+            "logits": request.logits,
+            "final_node": request.final_node,
+            "images": self.images.sha256,
+            "certificates": None if request.certificates is None else str(request.certificates),
+        }
 
     def _image(self, index: int) -> ImageRecord:
         begin = time.perf_counter()
@@ -107,20 +128,13 @@ class _Run:
         scores = self.network.forward(center[None]).reshape(-1)
         predicted = int(scores.argmax())
         label = predicted if label is None else label
-        if not 0 <= label < self.network.output_size:
-            raise SpecificationError(
-                f"DATA: image {index} has the label {label}; the model has classes 0 to {self.network.output_size - 1}."
-            )
         record = ImageRecord(index, label, predicted, "wrong", None, None, "", 0.0)
         if predicted == label:
-            rows = target_rows(label, self.network.output_size, self._targets(label))
-            if len(rows) > 0:
-                record = self._prove(record, center, rows)
+            targets = self.request.targets
+            others = None if targets is None else _other_targets(self.request, index, label)
+            rows = target_rows(label, self.network.output_size, others)
+            record = self._prove(record, center, rows)
         return replace(record, seconds=time.perf_counter() - begin)
-
-    def _targets(self, label: int) -> list[int] | None:
-        chosen = self.request.targets
-        return None if chosen is None else [k for k in chosen if k != label]
 
     def _prove(self, record: ImageRecord, center: Tensor, rows: Tensor) -> ImageRecord:
         request = self.request
@@ -150,7 +164,7 @@ class _Run:
         claims = () if found.certificate is None else found.certificate.claims
         path = None if found.certificate is None else self._written(record.index, found.certificate)
         return replace(
-            record, status="proven" if found.lower > 0 else "open", lower=found.lower,
+            record, status="proven" if found.lower > 0 else "open", lower=found.lower or None,
             attacked=found.upper if math.isfinite(found.upper) else None,
             method="+".join(sorted({c.method for c in claims})), certificate=path,
         )  # fmt: skip
@@ -162,3 +176,68 @@ class _Run:
         metadata = subject_metadata(self.subject) | {"versions": dict(self.versions), "image": index}
         save_margins(replace(certificate, metadata=metadata), path)
         return str(path)
+
+
+def _require_fitting(images: Images, request: CertifyRequest, classes: int) -> None:
+    """Labels, targets and the domain fit the model and every image.
+
+    Raises:
+        SpecificationError: names the first one that does not.
+    """
+    largest = max((part[-1] for part in request.targets or ()), default=0)
+    if largest >= classes:
+        raise SpecificationError(
+            f"--targets: got {largest}; the model has classes 0 to {classes - 1}. Choose among these."
+        )
+    for index in images.indices:
+        label = images.label(index)
+        if label is not None and not 0 <= label < classes:
+            raise SpecificationError(
+                f"DATA: image {index} of {request.data} has the label {label}; the model has classes 0 to "
+                f"{classes - 1}. Correct it, or leave the labels out."
+            )
+        if label is not None and request.targets is not None:
+            _other_targets(request, index, label)
+        _require_inside(request.clip, index, images.center(index))
+
+
+def _require_inside(clip: tuple[float, float] | None, index: int, center: Tensor) -> None:
+    low, high = float(center.min()), float(center.max())
+    if max(-low, high) > LARGEST:
+        raise SpecificationError(
+            f"DATA: image {index} has values from {low!r} to {high!r}; allowed are numbers up to {LARGEST} in size. "
+            "Scale the images."
+        )
+    if clip is not None and (low < clip[0] or high > clip[1]):
+        raise SpecificationError(
+            f"--clip: got {clip[0]!r},{clip[1]!r}; image {index} has values from {low!r} to {high!r}, which have to "
+            "lie inside. Widen the interval, or scale the images."
+        )
+
+
+def _other_targets(request: CertifyRequest, index: int, label: int) -> list[int]:
+    """The targets that are not an image's own class.
+
+    Raises:
+        SpecificationError: none is left.
+    """
+    others = [k for k in request.classes() if k != label]
+    if not others:
+        raise SpecificationError(
+            f"--targets: got {label} alone, the class of image {index} itself; one other class at least is needed. "
+            "Name another target, or leave the image out by --images."
+        )
+    return others
+
+
+def _restored(path: Path | None, index: int, fields: Mapping[str, Any]) -> ImageRecord:
+    """The record of an image that an earlier run finished.
+
+    Raises:
+        SpecificationError: it is none.
+    """
+    if not is_record(fields) or fields["index"] != index:
+        raise SpecificationError(
+            f"--resume: {path}: the line of image {index} is damaged. Remove that line, and the image is done again."
+        )
+    return ImageRecord(**fields)

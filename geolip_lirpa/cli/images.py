@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +22,8 @@ from geolip_lirpa.cli.paths import require_file
 from geolip_lirpa.errors import SpecificationError
 
 _FORMAT = "Write it with numpy.savez(path, images=images, labels=labels)."
+# Names under which data sets keep the two arrays.
+_IMAGES, _LABELS = ("images", "X", "x"), ("labels", "Y", "y")
 
 
 @dataclass(frozen=True)
@@ -41,28 +43,23 @@ def read_image(path: Path, index: int, sample_shape: Sequence[int]) -> Image:
     """The image of a given index.
 
     Args:
-        path: npz file with ``images``, (count, \\*sample) or (count, n0), and optionally ``labels``, (count,).
+        path: npz file with ``images`` (or ``X``, ``x``), (count, \\*sample) or (count, n0), and optionally ``labels``
+            (or ``Y``, ``y``), (count,).
         index: from 0 on.
         sample_shape: the model's input without the batch dimension.
 
     Raises:
         SpecificationError: unreadable file, missing key, wrong shape or type, index out of range, NaN or infinity.
     """
-    require_file("--data", path)
-    arrays = _arrays(path)
-    if "images" not in arrays:
-        found = ", ".join(sorted(arrays)) or "nothing"
-        raise SpecificationError(f"--data: {path} has no array 'images' (it holds {found}). {_FORMAT}")
-    images = arrays["images"]
-    _check_shape(path, images, tuple(sample_shape))
-    if not 0 <= index < len(images):
+    values, labels = _read("--data", path, tuple(sample_shape))
+    if not 0 <= index < len(values):
         raise SpecificationError(
-            f"--index: got {index}; {path} holds {len(images)} images, numbered from 0 on. Choose one of them."
+            f"--index: got {index}; {path} holds {len(values)} images, numbered from 0 on. Choose one of them."
         )
-    values = np.asarray(images[index], dtype=np.float64)
-    if not np.isfinite(values).all():
-        raise SpecificationError(f"--data: image {index} of {path} holds NaN or infinity. Clean the data first.")
-    return Image(torch.from_numpy(values.copy()).reshape(1, *sample_shape), _label(path, arrays, index, len(images)))
+    image = np.asarray(values[index], dtype=np.float64)
+    _check_finite("--data", path, image, index)
+    label = None if labels is None else int(labels[index])
+    return Image(torch.from_numpy(image.copy()).reshape(1, *sample_shape), label)
 
 
 @dataclass(frozen=True)
@@ -70,7 +67,7 @@ class Images:
     """Images of a data file, selected by number.
 
     Args:
-        values: (count, \\*sample), all images of the file.
+        values: (count, \\*sample), all images of the file; the selected ones are finite.
         labels: (count,), None when the file has no labels.
         indices: the selected ones.
         sample_shape: the model's input without the batch dimension.
@@ -84,19 +81,13 @@ class Images:
     sha256: str
 
     def center(self, index: int) -> Tensor:
-        """One image, (\\*sample) float64.
-
-        Raises:
-            SpecificationError: NaN or infinity.
-        """
+        """One image, (\\*sample) float64."""
         values = np.asarray(self.values[index], dtype=np.float64)
-        if not np.isfinite(values).all():
-            raise SpecificationError(f"DATA: image {index} holds NaN or infinity. Clean the data first.")
         return torch.from_numpy(values.copy()).reshape(self.sample_shape)
 
     def label(self, index: int) -> int | None:
         """Its label, None without labels."""
-        return None if self.labels is None else int(self.labels.reshape(-1)[index])
+        return None if self.labels is None else int(self.labels[index])
 
 
 def read_images(path: Path, ranges: Sequence[range] | None, sample_shape: Sequence[int]) -> Images:
@@ -110,32 +101,67 @@ def read_images(path: Path, ranges: Sequence[range] | None, sample_shape: Sequen
     Raises:
         SpecificationError: as in `read_image`.
     """
-    arrays = _arrays(path, "DATA")
-    if "images" not in arrays:
-        found = ", ".join(sorted(arrays)) or "nothing"
-        raise SpecificationError(f"DATA: {path} has no array 'images' (it holds {found}). {_FORMAT}")
-    values = arrays["images"]
-    _check_shape(path, values, tuple(sample_shape), "DATA")
-    indices = tuple(range(len(values)) if ranges is None else dict.fromkeys(i for part in ranges for i in part))
-    if not indices or max(indices) >= len(values):
+    values, labels = _read("DATA", path, tuple(sample_shape))
+    if len(values) == 0:
+        raise SpecificationError(f"DATA: {path} holds 0 images. Name a file with at least one.")
+    chosen = (range(len(values)),) if ranges is None else ranges
+    largest = max(part[-1] for part in chosen)
+    if largest >= len(values):
         raise SpecificationError(
-            f"--images: got {max(indices, default=None)}; {path} holds {len(values)} images, numbered from 0 on."
+            f"--images: got {largest}; {path} holds {len(values)} images, numbered 0 to {len(values) - 1}. "
+            "Choose among these."
         )
-    if "labels" in arrays:
-        _label(path, arrays, 0, len(values), "DATA")
-    digest = hashlib.sha256(np.ascontiguousarray(values[list(indices)]).tobytes())
-    if "labels" in arrays:
-        digest.update(np.ascontiguousarray(arrays["labels"].reshape(-1)[list(indices)]).tobytes())
-    return Images(values, arrays.get("labels"), indices, tuple(sample_shape), digest.hexdigest())
+    indices = list(dict.fromkeys(i for part in chosen for i in part))
+    for index in indices:
+        _check_finite("DATA", path, np.asarray(values[index], dtype=np.float64), index)
+    digest = hashlib.sha256(np.ascontiguousarray(values[indices]).tobytes())
+    if labels is not None:
+        digest.update(np.ascontiguousarray(labels[indices]).tobytes())
+    return Images(values, labels, tuple(indices), tuple(sample_shape), digest.hexdigest())
 
 
-def _arrays(path: Path, option: str = "--data") -> dict[str, NDArray[np.generic]]:
-    """The arrays ``images`` and ``labels``; other names with an empty array."""
+def _read(option: str, path: Path, sample: tuple[int, ...]) -> tuple[NDArray[np.generic], NDArray[np.generic] | None]:
+    """Images, (count, ..), and labels, (count,), of a file, with shapes and types checked."""
+    require_file(option, path)
+    arrays = _arrays(option, path)
+    name = _only(option, path, arrays, _IMAGES)
+    if name is None:
+        found = ", ".join(sorted(arrays)) or "nothing"
+        raise SpecificationError(
+            f"{option}: {path} has no array 'images' (it holds {found}); allowed names are {_names(_IMAGES)}, and "
+            f"{_names(_LABELS)} for labels. {_FORMAT}"
+        )
+    images = arrays[name]
+    _check_shape(option, path, name, images, sample)
+    label_name = _only(option, path, arrays, _LABELS)
+    if label_name is None:
+        return images, None
+    return images, _labels(option, path, label_name, arrays[label_name], len(images))
+
+
+def _only(option: str, path: Path, arrays: Mapping[str, object], names: Sequence[str]) -> str | None:
+    """The one of some names that a file has; None when it has none."""
+    found = [name for name in names if name in arrays]
+    if len(found) > 1:
+        raise SpecificationError(
+            f"{option}: {path} holds {' and '.join(map(repr, found))}, which mean the same; allowed is one of them. "
+            f"{_FORMAT}"
+        )
+    return found[0] if found else None
+
+
+def _names(names: Sequence[str]) -> str:
+    return f"{', '.join(map(repr, names[:-1]))} and {names[-1]!r}"
+
+
+def _arrays(option: str, path: Path) -> dict[str, NDArray[np.generic]]:
+    """The arrays of images and labels; other names with an empty array."""
     try:
         archive = np.load(path, allow_pickle=False)
         if isinstance(archive, np.lib.npyio.NpzFile):
             with archive:
-                return {n: archive[n] if n in ("images", "labels") else np.zeros(0) for n in archive.files}
+                wanted = (*_IMAGES, *_LABELS)
+                return {name: archive[name] if name in wanted else np.zeros(0) for name in archive.files}
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
         reason = _first_line(error)
         raise SpecificationError(f"{option}: {path} is not a readable npz file ({reason}). {_FORMAT}") from None
@@ -146,28 +172,29 @@ def _first_line(error: Exception) -> str:
     return str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
 
 
-def _check_shape(path: Path, images: NDArray[np.generic], sample: tuple[int, ...], option: str = "--data") -> None:
+def _check_finite(option: str, path: Path, image: NDArray[np.float64], index: int) -> None:
+    if not np.isfinite(image).all():
+        raise SpecificationError(f"{option}: image {index} of {path} holds NaN or infinity. Clean the data first.")
+
+
+def _check_shape(option: str, path: Path, name: str, images: NDArray[np.generic], sample: tuple[int, ...]) -> None:
     if images.dtype.kind not in "fiub":
         raise SpecificationError(
-            f"{option}: 'images' of {path} has type {images.dtype}; expected real numbers. {_FORMAT}"
+            f"{option}: {name!r} of {path} has type {images.dtype}; expected real numbers. {_FORMAT}"
         )
     size = int(np.prod(sample))
     if images.ndim == 0 or images.shape[1:] not in (sample, (size,)):
         raise SpecificationError(
-            f"{option}: 'images' of {path} has shape {images.shape}; the model takes inputs of shape {sample}. "
+            f"{option}: {name!r} of {path} has shape {images.shape}; the model takes inputs of shape {sample}. "
             f"Save it with shape (count, {', '.join(map(str, sample))}) or (count, {size})."
         )
 
 
-def _label(
-    path: Path, arrays: dict[str, NDArray[np.generic]], index: int, count: int, option: str = "--data"
-) -> int | None:
-    labels = arrays.get("labels")
-    if labels is None:
-        return None
+def _labels(option: str, path: Path, name: str, labels: NDArray[np.generic], count: int) -> NDArray[np.generic]:
+    """Labels as (count,)."""
     if labels.dtype.kind not in "iu" or labels.shape not in ((count,), (count, 1)):
         raise SpecificationError(
-            f"{option}: 'labels' of {path} has type {labels.dtype} and shape {labels.shape}; expected {count} "
-            "integers, one for each image. Correct it, or leave 'labels' out."
+            f"{option}: {name!r} of {path} has type {labels.dtype} and shape {labels.shape}; expected {count} "
+            f"integers, one for each image. Correct it, or leave {name!r} out."
         )
-    return int(labels.reshape(-1)[index])
+    return labels.reshape(-1)

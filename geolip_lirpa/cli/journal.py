@@ -37,7 +37,7 @@ class Journal:
         try:
             lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
             whole = [line for line in lines if line.endswith("\n")]
-            if whole:
+            if lines:
                 self._read(whole, header)
             self._rewrite([json.dumps(header, sort_keys=True) + "\n", *whole[1:]])
         except (OSError, UnicodeDecodeError) as error:
@@ -48,27 +48,36 @@ class Journal:
     def add(self, index: int, record: Mapping[str, Any]) -> None:
         """Keep a finished image."""
         self.finished[index] = dict(record)
-        if self.path is not None:
+        if self.path is None:
+            return
+        try:
             with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"image": index, **record}) + "\n")
+                file.write(json.dumps({"image": index, **record}, allow_nan=False) + "\n")
                 file.flush()
                 os.fsync(file.fileno())
+        except OSError as error:
+            raise SpecificationError(
+                f"--resume: {self.path} cannot be written ({error}). Make room, and repeat the command: finished "
+                "images are kept."
+            ) from None
 
     def _read(self, lines: list[str], header: Mapping[str, Any]) -> None:
         try:
-            first, *others = (json.loads(line) for line in lines)
-            kind = first.get("kind")
+            first, *others = (json.loads(line, parse_constant=_refuse) for line in lines)
+            kind, asked = first["kind"], dict(first["question"])
             for record in others:
                 index = record.pop("image")
                 self.finished[int(index)] = record
-        except (ValueError, KeyError, AttributeError, TypeError):
-            kind, first = None, {}
+        except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
+            kind, asked = None, {}
         if kind != _KIND:
             raise SpecificationError(f"--resume: {self.path} is not a file of an earlier run. Name another file.")
         # as JSON, in which tuples are lists
-        if first["question"] != json.loads(json.dumps(header["question"])):
+        question = json.loads(json.dumps(header["question"]))
+        others = sorted(name for name in {*asked, *question} if asked.get(name) != question.get(name))
+        if others:
             raise SpecificationError(
-                f"--resume: {self.path} belongs to a run with another model, data or options. Name another file, or "
+                f"--resume: {self.path} belongs to a run with another {', '.join(others)}. Name another file, or "
                 "repeat the command it was written by."
             )
 
@@ -77,3 +86,7 @@ class Journal:
             neighbour = self.path.with_name(f".{self.path.name}.new")
             neighbour.write_text("".join(lines), encoding="utf-8")
             os.replace(neighbour, self.path)
+
+
+def _refuse(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")

@@ -63,7 +63,7 @@ def lipschitz_command(
         typer.Option(
             "--data",
             metavar="FILE.npz",
-            help="Images (array 'images', optionally 'labels'); bounds hold near one of them.",
+            help="Images (array 'images' or X, x; optionally 'labels' or Y, y); bounds hold near one of them.",
             rich_help_panel=_REGION,
         ),
     ] = None,

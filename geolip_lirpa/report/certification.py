@@ -50,6 +50,31 @@ class ImageRecord:
     certificate: str | None = None
 
 
+STATUSES = ("proven", "attacked", "open", "wrong")
+_TYPES: Mapping[str, tuple[type, ...]] = {
+    "index": (int,),
+    "label": (int,),
+    "predicted": (int,),
+    "status": (str,),
+    "lower": (int, float, type(None)),
+    "attacked": (int, float, type(None)),
+    "method": (str,),
+    "seconds": (int, float),
+    "certificate": (str, type(None)),
+}
+
+
+def is_record(fields: Any) -> bool:
+    """Whether an object read from a file has the fields of an `ImageRecord`."""
+    if not isinstance(fields, Mapping) or fields.keys() != _TYPES.keys():
+        return False
+    numbers = (value for value in fields.values() if isinstance(value, float))
+    typed = all(
+        isinstance(fields[name], kinds) and not isinstance(fields[name], bool) for name, kinds in _TYPES.items()
+    )
+    return typed and all(map(math.isfinite, numbers)) and fields["status"] in STATUSES
+
+
 @dataclass(frozen=True)
 class CertificationOutcome:
     """All images with their question.
@@ -57,7 +82,7 @@ class CertificationOutcome:
     Args:
         subject: the model.
         question: what was asked: data file, norm, radius, method and so on.
-        images: finished ones, in the order of the data file.
+        images: finished ones, in the order asked for.
         quantity: what the numbers of the images are: "margin" or "radius".
         versions: of the packages involved.
         seconds: of the whole command.
@@ -130,7 +155,8 @@ def _cells(image: ImageRecord) -> tuple[str, ...]:
     lower = "-" if image.lower is None or not math.isfinite(image.lower) else round_down(image.lower)
     attacked = "-" if image.attacked is None or not math.isfinite(image.attacked) else round_up(image.attacked)
     return (
-        str(image.index), str(image.label), str(image.predicted), image.status, lower, attacked, image.method,
+        str(image.index), str(image.label), str(image.predicted), image.status, lower, attacked,
+        image.method.replace("+", " + "),
         f"{image.seconds:.2f}",
     )  # fmt: skip
 
@@ -153,6 +179,9 @@ def _summary(outcome: CertificationOutcome) -> Sequence[str]:
         )
     if count:
         lines.append(f"seconds for an image: {sum(i.seconds for i in outcome.images) / count:.2f}")
+    written = [image.certificate for image in outcome.images if image.certificate is not None]
+    if written:
+        lines.append(f"certificates: {len(written)}, from {written[0]} on")
     if outcome.interrupted:
         lines.append("interrupted: the images above are finished, the others are not")
     return lines
@@ -202,7 +231,8 @@ class CheckedMargins:
 def functional(row: Tensor, offset: float) -> str:
     """``c f + d`` in words, like ``"f[3] - f[5]"``."""
     parts: list[str] = []
-    for number, value in enumerate(row.tolist()):
+    # a leading minus is harder to read
+    for number, value in sorted(enumerate(row.tolist()), key=lambda term: term[1] < 0):
         if value != 0:
             sign = ("-" if value < 0 else "") if not parts else (" - " if value < 0 else " + ")
             parts.append(f"{sign}{'' if abs(value) == 1 else f'{abs(value)!r} '}f[{number}]")

@@ -7,6 +7,13 @@ module states the program in few and well scaled variables:
 * :math:`z_i = d_i z_i'` with :math:`d_i = \max(u_i, -l_i)`, so that all variables are of size one;
 * the margin is divided by its size at random points.
 
+**Start of the dual.** A product of increments from the centre, with :math:`z^0 = \mathrm{ReLU}(v^0)` its values,
+
+.. math:: (z_i - z^0_i)(v_i - v^0_i - z_i + z^0_i) = z_i (v_i - z_i) + (z^0_i - v^0_i) z_i + z^0_i (z_i - v_i) ,
+
+is made of three products of this program. So multipliers of a Lipschitz constant L with slopes [0, 1] are a feasible
+point, whose b is the margin at the centre minus L times the radius. Graded, they lie in the interior.
+
 The matrix of the dual is that of `pointwise` over :math:`(w', z', 1)`; b is a free variable of weight -1. The primal
 starts at the second moments of true points of the set, which satisfy every product.
 """
@@ -20,12 +27,15 @@ from typing import ClassVar
 
 import numpy as np
 from scipy import sparse
+from scipy.linalg import solve_triangular
 
 from geolip_lirpa.pointwise import PointwiseInstance, PointwiseMultipliers, triangle_slope
 from geolip_lirpa.rounding import Array
+from geolip_lirpa.sdp import Multipliers
 from geolip_lirpa.solvers.base import Status
 from geolip_lirpa.solvers.path_following import PathFollowing, PathResult
 from geolip_lirpa.solvers.product_sdp import ProductSdp
+from geolip_lirpa.solvers.step_length import cholesky
 from geolip_lirpa.types import Norm
 
 #: Products beside complementarity, z >= 0 and z >= v, which are always there.
@@ -37,6 +47,12 @@ _INSIDE = 0.95
 # What a proof's repair may cost, and the error of a primal value that counts, both relative to the margin's size.
 _REPAIR = 1e-5
 _UNCERTAIN = 1e-3
+# Gradings of Lipschitz multipliers that are tried as a start, and how far b begins below what they prove, in parts of
+# the radius times the constant; smallest multipliers, relative to the largest.
+_START_REPAIRS = (0.03, 0.1, 0.3, 1.0)
+_START_ROOM = 0.1
+_LEAST_PART = 1e-6
+_LEAST = 1e-300
 # Added to the diagonal of their second moments, relative to its mean.
 _SPREAD = 1e-3
 
@@ -79,16 +95,25 @@ class PointwiseInteriorPoint:
     target: float | None = None
     seed: int = 0
 
-    def solve(self, instances: Sequence[PointwiseInstance]) -> list[PointwiseResult]:
-        """Solve instances in order; those of one family should follow each other."""
-        return [self._solve_one(instance) for instance in instances]
+    def solve(
+        self, instances: Sequence[PointwiseInstance], starts: Sequence[Multipliers | None] | None = None
+    ) -> list[PointwiseResult]:
+        """Solve instances in order; those of one family should follow each other.
 
-    def _solve_one(self, instance: PointwiseInstance) -> PointwiseResult:
+        Args:
+            instances: the programs.
+            starts: multipliers of the rows' Lipschitz constants over the same input sets, with slopes [0, 1] for all
+                unstable neurons and unscaled inputs; None where there are none.
+        """
+        starts = [None] * len(instances) if starts is None else starts
+        return [self._solve_one(instance, start) for instance, start in zip(instances, starts, strict=True)]
+
+    def _solve_one(self, instance: PointwiseInstance, start: Multipliers | None) -> PointwiseResult:
         begin = time.perf_counter()
         program = _Program.of(instance, self.products, self.seed)
         method = PathFollowing(self.tolerance, self.max_iterations)
         path = method.solve(
-            program.sdp, program.start(), program.gram, lambda p: self._is_settled(p, program.value_scale)
+            program.sdp, program.start(start), program.gram, lambda p: self._is_settled(p, program.value_scale)
         )
         value = -path.gram_value * program.value_scale
         found = program.multipliers(path.theta)
@@ -148,6 +173,15 @@ class _Stacked:
         unit = np.maximum(upper, -lower)
         return _Stacked(inputs, neurons, constant, lower, upper, layer, unit, of_inputs, of_neurons, offsets)
 
+    def at_center(self) -> tuple[Array, Array]:
+        """Pre-activations and values of the neurons at w = 0."""
+        v, z = np.zeros(len(self.constant)), np.zeros(len(self.constant))
+        for l in range(1, len(self.offsets)):
+            rows = slice(self.offsets[l - 1], self.offsets[l])
+            v[rows] = self.neurons[rows] @ z + self.constant[rows]
+            z[rows] = np.maximum(v[rows], 0.0)
+        return v, z
+
     def samples(self, ball: bool, seed: int) -> tuple[Array, Array]:
         """Points w' (count, n0') of the input set, and the neurons' values there."""
         rng = np.random.default_rng(seed)
@@ -193,13 +227,50 @@ class _Program:
         sdp = _product_sdp(stacked, ball, center, scale, products)
         return _Program(instance, stacked, sdp, gram, scale, products)
 
-    def start(self) -> Array:
+    def start(self, lipschitz: Multipliers | None) -> Array:
+        """Start of the dual: from multipliers of a Lipschitz constant where they serve, see the module's docstring."""
+        if lipschitz is not None and len(self.stacked.constant) > 0:
+            for repair in _START_REPAIRS:
+                theta = self._lipschitz_start(lipschitz, repair)
+                if theta is not None:
+                    return theta
+        return self._crude_start()
+
+    def _lipschitz_start(self, lipschitz: Multipliers, repair: float) -> Array | None:
+        """The start with graded multipliers; None where they are not in the interior."""
+        stacked, family, kept = self.stacked, self.instance.family, self.instance.forms.kept
+        unit, count, depth = stacked.unit, len(stacked.constant), len(stacked.offsets) - 1
+        ball = family.input_norm is Norm.L2
+        square = family.input_scale.numpy() ** 2
+        tau = lipschitz.input * square[: len(lipschitz.input)] if ball else (lipschitz.input * square)[kept[0]]
+        lam = np.concatenate([h[k] for h, k in zip(lipschitz.hidden, kept[1:], strict=True)])
+        # the scale at which budget and output balance, in units of the scaled program
+        scale = np.sqrt(float(lipschitz.output.sum()) / max(float(tau.sum()), _LEAST)) / self.value_scale
+        lam, tau = scale * lam * (1.0 + repair) ** (depth - stacked.layer), scale * tau * (1.0 + repair) ** depth
+        if not (np.isfinite(lam).all() and np.isfinite(tau).all() and len(lam) == count and tau.max(initial=0) > 0):
+            return None
+        lam = np.maximum(lam * unit**2, _LEAST_PART * float((lam * unit**2).max(initial=1.0)))
+        v, z = stacked.at_center()
+        small = _LEAST_PART * float(lam.max(initial=1.0))
+        groups = [lam, lam * (z - v) / unit + small, lam * z / unit + small]
+        groups += [np.full(count, small)] * len(self.products)
+        theta = np.concatenate([*groups, np.maximum(tau, _LEAST_PART * tau.max()), [0.0]])
+        matrix = self.sdp.matrix(theta)
+        factor = cholesky(np.ascontiguousarray(matrix[:-1, :-1]))
+        if factor is None:
+            return None
+        half = solve_triangular(factor, matrix[:-1, -1], lower=True, check_finite=False)
+        needed = float(half @ half)
+        theta[-1] = 0.5 * (float(matrix[-1, -1]) - needed) - _START_ROOM * float(tau.sum())
+        return theta
+
+    def _crude_start(self) -> Array:
         r"""Multipliers that grow towards the input, which makes the part over (w, z) nearly semidefinite."""
         count, depth = len(self.stacked.constant), len(self.stacked.offsets) - 1
         theta = np.full(len(self.sdp.weights), 0.1)
         theta[:count] = 0.3 * 4.0 ** (depth - self.stacked.layer)
         first = (3 + len(self.products)) * count
-        theta[first:-1] = 4.0**depth / (1 if len(theta) == first + 2 else self.stacked.inputs.shape[1])
+        theta[first:-1] = 4.0**depth / (1 if len(theta) == first + 2 else max(1, self.stacked.inputs.shape[1]))
         theta[-1] = -20.0
         return theta
 
