@@ -23,7 +23,13 @@ import torch
 from torch import Tensor, nn
 
 from geolip_lirpa.errors import ModelError
-from geolip_lirpa.onnx_rewrite import require_full_precision, with_weights_right, without_empty_padding, without_softmax
+from geolip_lirpa.onnx_rewrite import (
+    require_full_precision,
+    with_plain_average_pools,
+    with_weights_right,
+    without_empty_padding,
+    without_softmax,
+)
 
 _OLDEST_OPSET = 9
 _TARGET_OPSET = 13
@@ -77,6 +83,7 @@ def load_onnx(path: str | Path, logits: bool = False) -> OnnxModel:
     require_full_precision(model, _graph_inputs(model)[0].type.tensor_type.elem_type)
     declared = _declared_shape(file, model)
     model = without_empty_padding(without_softmax(onnx, model) if logits else model)
+    model = with_plain_average_pools(onnx, model)
     if not _has_batch(declared):
         model = with_weights_right(onnx, model)
     module = _to_module(onnx, file, model)

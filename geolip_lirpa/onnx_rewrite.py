@@ -16,6 +16,8 @@ _SOFTMAX = ("Softmax", "LogSoftmax")
 _PASSING = ("Identity", "Flatten", "Reshape", "Squeeze", "Unsqueeze", "Dropout")
 _SHAPE_READERS = ("Shape", "Size")
 _DOUBLE = 11
+# the last opset whose average pools have no dilations
+_PLAIN_POOLS = 18
 
 
 def without_empty_padding(model: Any) -> Any:
@@ -34,6 +36,37 @@ def without_empty_padding(model: Any) -> Any:
                 name = replaced[name]
             node.input[i] = name
     return result
+
+
+def with_plain_average_pools(onnx: Any, model: Any) -> Any:
+    """Declare opset 18 where the only news of later ones are attributes of average pools that are not used.
+
+    Opset 19 gives them dilations, and onnx2torch serves those of opset 11. Without dilation and ceil mode they are the
+    same operator; the checker refuses the lower opset when another node needs a later one.
+
+    Args:
+        onnx: the package.
+        model: ModelProto, left as it is.
+    """
+    pools = [node for node in model.graph.node if node.op_type == "AveragePool" and node.domain in ("", "ai.onnx")]
+    if not pools or all(e.version <= _PLAIN_POOLS for e in model.opset_import if e.domain in ("", "ai.onnx")):
+        return model
+    lowered = copy.deepcopy(model)
+    for node in lowered.graph.node:
+        if node.op_type == "AveragePool":
+            if any(a.name == "ceil_mode" and a.i != 0 for a in node.attribute):
+                return model
+            plain = [a for a in node.attribute if a.name != "dilations" or any(d != 1 for d in a.ints)]
+            del node.attribute[:]
+            node.attribute.extend(plain)
+    for entry in lowered.opset_import:
+        if entry.domain in ("", "ai.onnx"):
+            entry.version = _PLAIN_POOLS
+    try:
+        onnx.checker.check_model(lowered)
+    except onnx.checker.ValidationError:
+        return model
+    return lowered
 
 
 def with_weights_right(onnx: Any, model: Any) -> Any:

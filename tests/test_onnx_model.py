@@ -334,3 +334,29 @@ def test_broken_torchvision_does_not_matter_and_nothing_is_left(tmp_path: Path) 
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "(1, 3)"
+
+
+@pytest.mark.parametrize("opset", [13, 19, 20])
+@pytest.mark.parametrize("dilations", [None, (1, 1), (2, 2)])
+def test_average_pools_of_later_opsets(tmp_path: Path, opset: int, dilations: tuple[int, int] | None) -> None:
+    """Those without dilation are read as the operator of opset 11 that they are; others are refused by name."""
+    if dilations is not None and opset < 19:
+        pytest.skip("no such attribute")
+    shape = [1, 2, 6, 6]
+    extra = {} if dilations is None else {"dilations": dilations}
+    pool = onnx.helper.make_node("AveragePool", ["x"], ["y"], kernel_shape=[3, 3], pads=[1, 1, 1, 1], **extra)
+    size = 6 if dilations != (2, 2) else 4
+    ends = [
+        onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, [1, 2, s, s]) for n, s in (("x", 6), ("y", size))
+    ]
+    graph = onnx.helper.make_graph([pool], "pool", ends[:1], ends[1:])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)], ir_version=8)
+    path = tmp_path / "pool.onnx"
+    onnx.save(model, path)
+    if dilations == (2, 2):
+        with pytest.raises(ModelError, match="AveragePool"):
+            load_onnx(path)
+        return
+    x = torch.randn(shape)
+    expected = torch.nn.functional.avg_pool2d(x, 3, 1, 1, count_include_pad=False)
+    torch.testing.assert_close(load_onnx(path).module(x), expected)
