@@ -154,7 +154,9 @@ class _Search:
     def _offer(self, problems: Tensor, points: Tensor) -> None:
         """Keep points that are proven members and better than the best so far."""
         region = _of(self.region, self.owner[problems])
-        points = region.nearest(points.to(torch.float64))
+        # the search may have left float32; NaN is in no set
+        points = points.to(torch.float64).where(points.isfinite(), region.center)
+        points = region.nearest(points)
         shaped = points.reshape(-1, *self.network.input_shape)
         found = margin_enclosures(self.network, shaped, self.rows[problems], self.offsets[problems])[1]
         better = region.contains(points) & (found < self.values[problems])

@@ -177,7 +177,8 @@ def check(certificate: Certificate, network: Network, slopes: Sequence[SlopeInte
     shared = _Shared()
     for claim in certificate.claims:
         proven = _prove_claim(claim_instance(certificate, claim, families[claim.sample]), claim, shared)
-        if proven is None or proven > claim.upper:
+        # comparisons with NaN are false
+        if proven is None or not proven <= claim.upper:
             raise CertificateError(
                 f"certificate: the claim {_name(claim)} <= {claim.upper!r} is not proven by its multipliers "
                 f"(proven: {proven}). The file was altered or belongs to a model with other weights."

@@ -96,7 +96,8 @@ def _l2_share(sizes: Tensor, way: Tensor, radius: float) -> Tensor:
     mu = sizes.norm(dim=2) / radius
     for _ in range(_STEPS):
         reached = sizes > mu[..., None] * way
-        left = radius**2 - way.square().where(reached, torch.zeros_like(way)).sum(2)
+        # not a power: Python raises an error where that overflows
+        left = radius * radius - way.square().where(reached, torch.zeros_like(way)).sum(2)
         rest = sizes.square().where(~reached, torch.zeros_like(sizes)).sum(2)
         mu = torch.where(left > 0, (rest / left).sqrt(), torch.zeros_like(mu))
     return mu

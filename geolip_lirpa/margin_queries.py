@@ -251,7 +251,8 @@ def _ends(domain: Domain, center: Tensor) -> tuple[Tensor, Tensor]:
 def _numbers(name: str, value: Any) -> Tensor:
     """A tensor in float64 on the CPU."""
     try:
-        return torch.as_tensor(value).detach().to(device="cpu", dtype=torch.float64)
+        # a plain number would become float32 on the way: an end of a domain may then lie inside of it
+        return torch.as_tensor(value, device="cpu", dtype=torch.float64).detach()
     except (TypeError, ValueError, RuntimeError):
         raise SpecificationError(
             f"{name}: got {type(value).__name__}; allowed are tensors of real numbers. Use torch.tensor."

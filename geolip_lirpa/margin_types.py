@@ -90,6 +90,8 @@ class MarginOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**63:
+            raise SpecificationError(f"seed: got {self.seed!r}; allowed are 0 to 2^63 - 1. The default is 0.")
         if self.enough is not None and math.isnan(self.enough):
             raise SpecificationError("enough: got nan; allowed are numbers, and None. Pass 0.0 to have signs proven.")
         for name, value, allowed in (

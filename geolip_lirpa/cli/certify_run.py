@@ -138,7 +138,7 @@ class _Run:
 
     def _prove(self, record: ImageRecord, center: Tensor, rows: Tensor) -> ImageRecord:
         request = self.request
-        low, high = (None, None) if request.clip is None else (torch.tensor(v).double() for v in request.clip)
+        low, high = (None, None) if request.clip is None else torch.tensor(request.clip, dtype=torch.float64).unbind()
         margin_set = MarginSet(center, request.eps or 0.0, request.norm, low, high)
         options = MarginOptions(request.method, request.bounds, whole=True, seed=request.seed)
         if request.eps is None:
