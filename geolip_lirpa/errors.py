@@ -30,6 +30,10 @@ class SpecificationError(GeolipError, ValueError):
     """An input set, a norm, a row selection or a matrix `C` is malformed or does not fit the network."""
 
 
+class VnnlibError(SpecificationError):
+    """A VNN-LIB text is malformed or outside of what is read; starts with file and line."""
+
+
 class SolverError(GeolipError):
     """A solver ran and returned nothing from which a bound can be proven."""
 

@@ -19,7 +19,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 LEVELS: dict[str, int] = {
     "errors": 0, "rounding": 0, "types": 0,
     "activations": 1, "blocks": 1, "linear_maps": 1, "onnx_model": 1, "onnx_rewrite": 1,
-    "network": 2, "regions": 2,
+    "network": 2, "regions": 2, "specification": 2,
     "affine": 3, "concretise": 3, "crown": 3, "interval": 3, "relaxation": 3, "slope_ascent": 3, "slopes": 3,
     "sparse_flows": 3, "sparse_maps": 3,
     "form_blocks": 4, "forms": 4, "lirpa": 4, "margin_sets": 4, "margin_values": 4, "sdp": 4,
@@ -32,7 +32,7 @@ LEVELS: dict[str, int] = {
     "solvers": 7,
     "block_bounding": 8, "bounding": 8, "certificate_file": 8, "certificate_records": 8, "compositional": 8,
     "cut_planning": 8, "lipschitz_types": 8, "margin_certificate": 8, "margin_file": 8, "margin_types": 8,
-    "network_lipschitz": 9, "programs": 9,
+    "network_lipschitz": 9, "programs": 9, "verify_types": 9,
     "lipschitz": 10, "margin_queries": 10, "margins": 10, "radius": 10,
     "": 11, "report": 11,
     "cli": 12,

@@ -1,0 +1,148 @@
+r"""What is to be verified: boxes of inputs and, for each, polytopes of outputs that must not be reached.
+
+Place in the data flow: level 2. ``VNN-LIB text -> Specification -> proofs and searches``. Knows numpy only.
+
+A specification is a disjunction of cases. It is **violated** (VNN-LIB's ``sat``) when for one case there are
+
+.. math:: x \in [l, u], \qquad y = f(x), \qquad A y \le b \text{ for one of its polytopes } (A, b),
+
+and it **holds** (``unsat``) when there is no such case. Both numbers of a decimal text are kept: rounded outward for
+proofs, which may only cover more, and inward for searches, which may only find less.
+
+**Worked example.** ``X_0 in [0.1, 0.3]``, unsafe when ``Y_0 <= Y_1`` or ``Y_0 <= 2``, with two outputs: one `Case`
+whose box has the doubles next to 0.1 below and next to 0.3 above, and two polytopes, ``A = [[1, -1]], b = [0]`` and
+``A = [[1, 0]], b = [2]``. A proof shows for each polytope a row with :math:`A_i y > b_i` on the whole box.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from geolip_lirpa.errors import SpecificationError
+from geolip_lirpa.rounding import Array
+
+
+@dataclass(frozen=True)
+class InputBox:
+    r"""Inputs :math:`l \le x \le u`, all (n_in,) float64, flat in C order.
+
+    Args:
+        lower: :math:`l` rounded down.
+        upper: :math:`u` rounded up.
+        inner_lower: :math:`l` rounded up, the smallest double of the box.
+        inner_upper: :math:`u` rounded down. Where no double lies inside (an input fixed at a decimal that is none),
+            both inner ends are the double nearest to :math:`l`; the decimal lies between `lower` and `upper`.
+
+    Raises:
+        SpecificationError: shapes differ, a number is not finite, or an end is on the wrong side of another.
+    """
+
+    lower: Array
+    upper: Array
+    inner_lower: Array
+    inner_upper: Array
+
+    def __post_init__(self) -> None:
+        ends = (self.lower, self.inner_lower, self.inner_upper, self.upper)
+        shapes = {end.shape for end in ends}
+        if len(shapes) != 1 or self.lower.ndim != 1 or not all(bool(np.isfinite(end).all()) for end in ends):
+            raise SpecificationError(
+                f"input box: got ends of shapes {sorted(shapes)}, or numbers that are not finite; allowed are four "
+                "finite vectors of one length. Give every input a lower and an upper end."
+            )
+        for low, high in itertools.pairwise(ends):
+            if bool((low > high).any()):
+                first = int((low > high).argmax())
+                raise SpecificationError(
+                    f"input box: input {first} has the ends {float(self.lower[first])!r} and "
+                    f"{float(self.upper[first])!r}; allowed is lower <= upper. Exchange them."
+                )
+
+    @classmethod
+    def of(cls, lower: Array, upper: Array) -> InputBox:
+        """A box whose ends are doubles."""
+        return cls(lower, upper, lower, upper)
+
+    @property
+    def size(self) -> int:
+        """Number of inputs."""
+        return len(self.lower)
+
+
+@dataclass(frozen=True)
+class Polytope:
+    r"""Outputs :math:`A y \le b`, a conjunction.
+
+    Args:
+        matrix: A, (m, n_out) float64, exact.
+        bound: b, (m,), rounded up.
+        inner_bound: b rounded down.
+        strict: (m,) bool, rows that say ``<``. A proof covers the closed polytope; a witness has to be inside.
+
+    Raises:
+        SpecificationError: shapes do not fit, or a number is not finite.
+    """
+
+    matrix: Array
+    bound: Array
+    inner_bound: Array
+    strict: NDArray[np.bool_]
+
+    def __post_init__(self) -> None:
+        numbers = (self.matrix, self.bound, self.inner_bound)
+        fit = self.matrix.ndim == 2 and all(
+            v.shape == self.matrix.shape[:1] for v in (self.bound, self.inner_bound, self.strict)
+        )
+        if not fit or not all(bool(np.isfinite(v).all()) for v in numbers):
+            raise SpecificationError(
+                f"polytope: got a matrix {self.matrix.shape} with bounds {self.bound.shape}, or numbers that are not "
+                "finite; allowed are (m, n_out) and (m,). Give each row one bound."
+            )
+
+    @classmethod
+    def of(cls, matrix: Array, bound: Array) -> Polytope:
+        """A closed polytope whose numbers are doubles."""
+        return cls(matrix, bound, bound, np.zeros(len(bound), dtype=bool))
+
+
+@dataclass(frozen=True)
+class Case:
+    """One box with the union of its unsafe polytopes."""
+
+    box: InputBox
+    unsafe: tuple[Polytope, ...]
+
+
+@dataclass(frozen=True)
+class Specification:
+    """A disjunction of cases, see the module's docstring.
+
+    Args:
+        inputs: number of inputs, n_in.
+        outputs: number of outputs, n_out.
+        cases: at least none; without any the specification holds.
+        version: of VNN-LIB, "1.0" or "2.0".
+        network: name that a version 2.0 text declares; None for 1.0.
+
+    Raises:
+        SpecificationError: a case of other sizes.
+    """
+
+    inputs: int
+    outputs: int
+    cases: tuple[Case, ...]
+    version: str = "1.0"
+    network: str | None = None
+
+    def __post_init__(self) -> None:
+        for number, case in enumerate(self.cases):
+            widths = {p.matrix.shape[1] for p in case.unsafe} | {self.outputs}
+            if case.box.size != self.inputs or widths != {self.outputs}:
+                raise SpecificationError(
+                    f"specification: case {number} has {case.box.size} inputs and polytopes over {sorted(widths)} "
+                    f"outputs; allowed are {self.inputs} and {self.outputs}. Declare the variables that are used."
+                )
