@@ -17,13 +17,15 @@ whose box has the doubles next to 0.1 below and next to 0.3 above, and two polyt
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 from numpy.typing import NDArray
 
 from geolip_lirpa.errors import SpecificationError
-from geolip_lirpa.rounding import Array
+from geolip_lirpa.rounding import Array, gamma
 
 
 @dataclass(frozen=True)
@@ -33,9 +35,10 @@ class InputBox:
     Args:
         lower: :math:`l` rounded down.
         upper: :math:`u` rounded up.
-        inner_lower: :math:`l` rounded up, the smallest double of the box.
-        inner_upper: :math:`u` rounded down. Where no double lies inside (an input fixed at a decimal that is none),
-            both inner ends are the double nearest to :math:`l`; the decimal lies between `lower` and `upper`.
+        inner_lower: :math:`l` rounded up, the smallest double of the box; one more where :math:`l` itself is excluded.
+        inner_upper: :math:`u` rounded down, likewise. Where no double lies inside (an input fixed at a decimal that is
+            none), both inner ends are the double nearest to a number inside, mostly :math:`l`; that number lies between
+            `lower` and `upper`.
 
     Raises:
         SpecificationError: shapes differ, a number is not finite, or an end is on the wrong side of another.
@@ -118,6 +121,26 @@ class Case:
 
 
 @dataclass(frozen=True)
+class Tensor:
+    """An input or output as a text declares it: element type such as "Real" or "float32"; () is a scalar."""
+
+    name: str
+    element_type: str
+    shape: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+    def element_name(self, index: int) -> str:
+        """Name of an element by its place in C order."""
+        if not self.shape:
+            return self.name
+        return f"{self.name}[{','.join(str(int(i)) for i in np.unravel_index(index, self.shape))}]"
+
+
+@dataclass(frozen=True)
 class Specification:
     """A disjunction of cases, see the module's docstring.
 
@@ -127,9 +150,10 @@ class Specification:
         cases: at least none; without any the specification holds.
         version: of VNN-LIB, "1.0" or "2.0".
         network: name that a version 2.0 text declares; None for 1.0.
+        tensors: input and output that a version 2.0 text declares; None for 1.0.
 
     Raises:
-        SpecificationError: a case of other sizes.
+        SpecificationError: a case or a tensor of other sizes.
     """
 
     inputs: int
@@ -137,8 +161,15 @@ class Specification:
     cases: tuple[Case, ...]
     version: str = "1.0"
     network: str | None = None
+    tensors: tuple[Tensor, Tensor] | None = None
 
     def __post_init__(self) -> None:
+        if self.tensors is not None and tuple(t.size for t in self.tensors) != (self.inputs, self.outputs):
+            shapes = [list(tensor.shape) for tensor in self.tensors]
+            raise SpecificationError(
+                f"specification: got tensors of the shapes {shapes} for {self.inputs} inputs and {self.outputs} "
+                "outputs; allowed are shapes with as many elements. Correct them."
+            )
         for number, case in enumerate(self.cases):
             widths = {p.matrix.shape[1] for p in case.unsafe} | {self.outputs}
             if case.box.size != self.inputs or widths != {self.outputs}:
@@ -146,3 +177,46 @@ class Specification:
                     f"specification: case {number} has {case.box.size} inputs and polytopes over {sorted(widths)} "
                     f"outputs; allowed are {self.inputs} and {self.outputs}. Declare the variables that are used."
                 )
+
+
+def violates(specification: Specification, inputs: Array, outputs: Array) -> bool:
+    r"""Whether a point is in the box of a case, and its outputs in one of that case's polytopes.
+
+    Inner ends and bounds are used, and each row is compared exactly: :math:`A_i y \le b_i` in rational arithmetic, with
+    < where the row is strict. What is not finite violates nothing. Whether the outputs are those of the network is
+    not asked here.
+
+    Args:
+        specification: the cases.
+        inputs: x, (n_in,) float64.
+        outputs: y, (n_out,) float64.
+
+    Raises:
+        SpecificationError: shapes do not fit.
+    """
+    if inputs.shape != (specification.inputs,) or outputs.shape != (specification.outputs,):
+        raise SpecificationError(
+            f"point: got {inputs.shape} inputs and {outputs.shape} outputs; allowed are ({specification.inputs},) and "
+            f"({specification.outputs},). Flatten them."
+        )
+    if not (np.isfinite(inputs).all() and np.isfinite(outputs).all()):
+        return False
+    return any(
+        bool(((case.box.inner_lower <= inputs) & (inputs <= case.box.inner_upper)).all())
+        and any(_contains(polytope, outputs) for polytope in case.unsafe)
+        for case in specification.cases
+    )
+
+
+def _contains(polytope: Polytope, outputs: Array) -> bool:
+    # rows that fail by more than any rounding error need no rational numbers; NaN after an overflow excludes nothing
+    with np.errstate(over="ignore", invalid="ignore"):
+        error = 2 * gamma(len(outputs) + 2) * (np.abs(polytope.matrix) @ np.abs(outputs) + np.abs(polytope.inner_bound))
+        excess = polytope.matrix @ outputs - polytope.inner_bound
+        if bool((excess > error + np.finfo(np.float64).tiny * (len(outputs) + 2)).any()):
+            return False
+    for row, bound, strict in zip(polytope.matrix, polytope.inner_bound, polytope.strict, strict=True):
+        value = sum((Fraction(float(row[j])) * Fraction(float(outputs[j])) for j in row.nonzero()[0]), Fraction(0))
+        if value > Fraction(float(bound)) or (strict and value == Fraction(float(bound))):
+            return False
+    return True

@@ -21,7 +21,7 @@ LEVELS: dict[str, int] = {
     "activations": 1, "blocks": 1, "linear_maps": 1, "onnx_model": 1, "onnx_rewrite": 1,
     "network": 2, "regions": 2, "specification": 2,
     "affine": 3, "concretise": 3, "crown": 3, "interval": 3, "relaxation": 3, "slope_ascent": 3, "slopes": 3,
-    "sparse_flows": 3, "sparse_maps": 3,
+    "sparse_flows": 3, "sparse_maps": 3, "vnnlib": 3,
     "form_blocks": 4, "forms": 4, "lirpa": 4, "margin_sets": 4, "margin_values": 4, "sdp": 4,
     "attacks": 5, "enclosures": 5, "flips": 5, "increments": 5, "lmi": 5, "margin_bounds": 5, "natural_form": 5,
     "pointwise": 5, "positive_definite": 5, "sparse_sdp": 5, "standard_form": 5, "stencils": 5,
