@@ -1,6 +1,6 @@
 r"""A ReLU network without branches as a list of matrices.
 
-Place in the data flow: level 6. ``Network -> ReluChain -> chain_bounds``. Branch and bound looks at many thousands of
+Place in the data flow: level 9. ``Network -> ReluChain -> chain_bounds``. Branch and bound looks at many thousands of
 boxes; for that the affine maps between activations are multiplied out once, each with a bound on its rounding errors:
 
 .. math:: v_l = W_l z_{l-1} + b_l, \quad z_l = \max(0, v_l), \quad z_0 = x, \quad f(x) = v_{L+1},
@@ -9,6 +9,7 @@ boxes; for that the affine maps between activations are multiplied out once, eac
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 
@@ -78,7 +79,7 @@ def relu_chain(network: Network) -> ReluChain | None:
     """
     activations = [network.nodes[i] for i in network.activations]
     sizes = [network.input_size, *(node.size for node in activations), network.output_size]
-    entries = sum(a * b for a, b in zip(sizes[:-1], sizes[1:], strict=True))
+    entries = sum(a * b for a, b in itertools.pairwise(sizes))
     if entries > _LARGEST or not all(isinstance(node.operation, ReLU) for node in activations):
         return None
     free = tuple((torch.full(n.shape, -math.inf), torch.full(n.shape, math.inf)) for n in activations)

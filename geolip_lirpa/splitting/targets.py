@@ -1,6 +1,6 @@
 r"""What has to be shown of outputs, for many boxes at once: one positive row in every polytope.
 
-Place in the data flow: level 3, ``Specification -> Targets``, read by the splitting procedures. An unsafe polytope
+Place in the data flow: level 9, ``Specification -> Targets``, read by the splitting procedures. An unsafe polytope
 :math:`A y \le b` is missed on a box when one of its rows has :math:`A_i y - b_i > 0` there, or some combination
 :math:`\sum_i w_i (A_i y - b_i) > 0` with :math:`w \ge 0`. Cases have different numbers of polytopes and rows: missing
 rows count as never positive, missing polytopes as missed.
@@ -25,7 +25,8 @@ class Targets:
 
     Args:
         rows: (T, G, M, n_out), A of each polytope of each case.
-        offsets: (T, G, M), :math:`-b`; minus infinity for a row that is none, plus infinity for a polytope that is none.
+        offsets: (T, G, M), :math:`-b`; minus infinity for a row that is none, plus infinity for a polytope that is
+            none.
     """
 
     rows: Tensor

@@ -1,8 +1,9 @@
 r"""Parts of input boxes on which the signs of some neurons are assumed.
 
-Place in the data flow: level 7, the data of `neuron_splitting`. A domain is :math:`\{x \in \text{box} :
+Place in the data flow: level 9, the data of `neurons`. A domain is :math:`\{x \in \text{box} :
 s_i v_i(x) \ge 0\}` for some neurons i; both signs of a neuron together cover what was there before. It carries proven
-bounds of the pre-activations that hold on it, and the parameters of the last lower bound, from which the next one starts.
+bounds of the pre-activations that hold on it, and the parameters of the last lower bound, from which the next one
+starts.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from geolip_lirpa.chain_bounds import Pair
+from geolip_lirpa.splitting.chain_bounds import Pair
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,9 @@ class Domains:
         return Domains(
             self.task[index],
             [(low[index], high[index]) for low, high in self.hidden],
-            *([t[index] for t in layers] for layers in (self.signs, self.slopes, self.forces)),
+            [t[index] for t in self.signs],
+            [t[index] for t in self.slopes],
+            [t[index] for t in self.forces],
             self.weights[index],
         )
 

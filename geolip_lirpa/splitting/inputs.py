@@ -1,6 +1,6 @@
 r"""Branch and bound over input boxes.
 
-Place in the data flow: level 7, ``boxes + Targets -> proven, a candidate for a violation, or what is left``. Trusted in
+Place in the data flow: level 9, ``boxes + Targets -> proven, a candidate for a violation, or what is left``. Trusted in
 one direction: "proven" means that boxes which cover the given ones have each been bounded by proven arithmetic
 (`chain_bounds`, `network_bounds`). A box is halved at a double that belongs to both halves; nothing is lost between
 them. Candidates are mere points; whoever reports one has to replay it.
@@ -19,8 +19,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from geolip_lirpa.chain_bounds import Boxes, Pair
-from geolip_lirpa.targets import Targets
+from geolip_lirpa.splitting.chain_bounds import Boxes, Pair
+from geolip_lirpa.splitting.targets import Targets
 
 #: Boxes that are bounded together.
 BATCH = 512

@@ -1,6 +1,6 @@
 r"""Lower bounds over domains: gradient ascent on slopes, forces and weights, then one proven evaluation.
 
-Place in the data flow: level 8, a tool of `neuron_splitting`. Whatever the ascent finds is admissible: slopes lie in
+Place in the data flow: level 9, a tool of `neurons`. Whatever the ascent finds is admissible: slopes lie in
 [0, 1], forces and weights are at least 0; `proven` evaluates them with all rounding errors.
 
 References:
@@ -14,10 +14,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from geolip_lirpa.chain_bounds import Boxes, ChainBounds
-from geolip_lirpa.neuron_domains import Domains
-from geolip_lirpa.relu_chain import ReluChain
 from geolip_lirpa.rounding import gamma
+from geolip_lirpa.splitting.chain_bounds import Boxes, ChainBounds
+from geolip_lirpa.splitting.domains import Domains
+from geolip_lirpa.splitting.relu_chain import ReluChain
 
 _SLOPE_RATE, _FORCE_RATE, _WEIGHT_RATE, _DECAY = 0.1, 0.1, 0.1, 0.97
 # iterations after which an ascent looks whether all is proven

@@ -1,7 +1,7 @@
 r"""Branch and bound over the signs of neurons, for networks with many inputs.
 
-Place in the data flow: level 9, ``boxes + polytopes + bounds of pre-activations -> proven, a candidate, or what is left``.
-Trusted in one direction, as `input_splitting`: "proven" means that domains which cover all boxes have each been bounded
+Place in the data flow: level 9, ``boxes + polytopes + bounds of pre-activations -> proven, a candidate, or what is
+left``. Trusted in one direction, as `inputs`: "proven" means that domains which cover all boxes have each been bounded
 by proven arithmetic. Bounds of the pre-activations are those of the whole box, cut by the assumed signs.
 
 **Which neuron.** Those whose upper line costs most in the last bound, :math:`-c_i \kappa_i l_i` for a coefficient
@@ -16,12 +16,12 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from geolip_lirpa.chain_bounds import Boxes, Pair, relu_lines
-from geolip_lirpa.domain_bounds import Bounded, DomainBounds, Polytopes
-from geolip_lirpa.input_splitting import Confirm, SplitResult
-from geolip_lirpa.neuron_domains import Domains
-from geolip_lirpa.relu_chain import ReluChain
-from geolip_lirpa.targets import Targets
+from geolip_lirpa.splitting.chain_bounds import Boxes, Pair, relu_lines
+from geolip_lirpa.splitting.domain_bounds import Bounded, DomainBounds, Polytopes
+from geolip_lirpa.splitting.domains import Domains
+from geolip_lirpa.splitting.inputs import Confirm, SplitResult
+from geolip_lirpa.splitting.relu_chain import ReluChain
+from geolip_lirpa.splitting.targets import Targets
 
 # numbers in the largest tensors of a batch of domains
 _NUMBERS = 2**19

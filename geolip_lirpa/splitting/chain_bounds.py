@@ -1,8 +1,8 @@
 r"""Proven linear bounds of a ReLU chain over many boxes at once.
 
-Place in the data flow: level 6, ``ReluChain + boxes -> bounds of neurons and of rows of the outputs``. Trusted: float64,
-every rounding error is charged. This is the arithmetic of `crown`, arranged for branch and bound: rows of many boxes
-share one matrix product, and the charges cost a dot product instead of a second one.
+Place in the data flow: level 9, ``ReluChain + boxes -> bounds of neurons and of rows of the outputs``. Trusted:
+float64, every rounding error is charged. This is the arithmetic of `crown`, arranged for branch and bound: rows of many
+boxes share one matrix product, and the charges cost a dot product instead of a second one.
 
 **One step back.** For a row c of coefficients of :math:`v_l = W z + b` and the computed :math:`\hat c' = fl(c \hat W)`
 
@@ -15,7 +15,7 @@ products and the one difference by which c itself came from the coefficients of 
 
 .. math:: \alpha v_i \le z_i \le \kappa_i (v_i - l_i), \qquad \kappa_i \ge u_i / (u_i - l_i) .
 
-**Signs that are assumed.** On the part of a box where :math:`s_i v_i \ge 0` for some neurons, :math:`s_i = \pm 1`, these
+**Signs that are assumed.** On the part of a box where :math:`s_i v_i \ge 0` for some neurons, :math:`s_i = \pm 1`, they
 are linear there, and a term :math:`-\beta_i s_i v_i \le 0` with :math:`\beta_i \ge 0` may be added to every row: the
 result is a lower bound on that part, although the last step minimises over the whole box (arXiv:2103.06624).
 
@@ -31,8 +31,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from geolip_lirpa.relu_chain import ReluChain
 from geolip_lirpa.rounding import UNIT_ROUNDOFF, gamma
+from geolip_lirpa.splitting.relu_chain import ReluChain
 
 Pair = tuple[Tensor, Tensor]
 
@@ -296,5 +296,3 @@ class ChainBounds:
 def intersected(found: Pair, known: Pair) -> Pair:
     """The smaller intervals; NaN says nothing."""
     return torch.fmax(found[0], known[0]), torch.fmin(found[1], known[1])
-
-
