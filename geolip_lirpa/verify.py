@@ -102,12 +102,11 @@ class _Verification:
     def run(self) -> VerifyResult:
         """The verdict."""
         verdict = Verdict.UNSAT
-        with torch.no_grad():
-            try:
-                if self.specification.cases:
-                    verdict = self._decided()
-            except _TimeOverError:
-                verdict = Verdict.TIMEOUT
+        try:
+            if self.specification.cases:
+                verdict = self._decided()
+        except _TimeOverError:
+            verdict = Verdict.TIMEOUT
         found = self.violation
         witness = None if found is None else Witness(found.inputs, found.outputs)
         seconds = time.monotonic() - self.begin

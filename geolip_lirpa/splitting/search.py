@@ -18,6 +18,8 @@ from geolip_lirpa.splitting.targets import Targets
 # points that are moved together
 _BATCH = 2048
 _FIRST_STEP, _LAST_STEP = 0.5, 0.005
+# steps after the first violation
+_PATIENCE = 4
 
 
 @dataclass(frozen=True)
@@ -55,17 +57,21 @@ def candidates(
     """
     generator = torch.Generator().manual_seed(options.seed)
     case, group = (targets.offsets != torch.inf).any(dim=2).nonzero(as_tuple=True)
-    # the first start of all polytopes, then the second ones: easy violations are found early
-    for start in range(options.starts):
+    together = max(1, _BATCH // max(1, len(case)))
+    # several starts of all polytopes at once, or the first start of all, then the second ones
+    for start in range(0, options.starts, together):
+        count = min(together, options.starts - start)
         for part in torch.arange(len(case)).split(_BATCH):
             if over():
                 return
+            index = part.repeat(count)
             problem = _Problem(
-                forward, lower[case[part]], upper[case[part]], targets.rows[case[part], group[part]],
-                targets.offsets[case[part], group[part]],
+                forward, lower[case[index]], upper[case[index]], targets.rows[case[index], group[index]],
+                targets.offsets[case[index], group[index]],
             )  # fmt: skip
-            found, points = problem.descended(start, options.steps, generator)
-            yield from ((points[i], int(case[part[i]])) for i in found.nonzero()[:, 0].tolist())
+            number = start + torch.arange(count).repeat_interleave(len(part))
+            found, points = problem.descended(number, options.steps, generator)
+            yield from ((points[i], int(case[index[i]])) for i in found.nonzero()[:, 0].tolist())
 
 
 @dataclass(frozen=True)
@@ -78,28 +84,29 @@ class _Problem:
     rows: Tensor
     offsets: Tensor
 
-    def descended(self, start: int, steps: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Which descents reached their polytope, and their best points."""
+    def descended(self, start: Tensor, steps: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Which descents reached their polytope, and their best points; ends soon after the first one."""
         x = self._start(start, generator)
         width = self.upper - self.lower
         best, kept = torch.full((len(x),), torch.inf, dtype=torch.float64), x
+        patience = _PATIENCE
         for step in range(steps + 1):
             value, gradient = self._gradient(x)
             better = value < best
             best, kept = torch.where(better, value, best), torch.where(better[:, None], x, kept)
-            if bool((best <= 0).all()) or step == steps:
+            # a few steps more: what is violated by a hair is not confirmed
+            patience -= bool((best <= 0).any())
+            if step == steps or patience < 0:
                 break
             length = _FIRST_STEP * (_LAST_STEP / _FIRST_STEP) ** (step / max(1, steps - 1))
             x = torch.minimum(torch.maximum(x - length * width * gradient.sign(), self.lower), self.upper)
         return best <= 0, kept
 
-    def _start(self, start: int, generator: torch.Generator) -> Tensor:
-        if start == 0:
-            return 0.5 * self.lower + 0.5 * self.upper
+    def _start(self, start: Tensor, generator: torch.Generator) -> Tensor:
+        """The middle first, then random points and corners in turn: violations of boxes often lie there."""
         share = torch.rand(self.lower.shape, dtype=torch.float64, generator=generator)
-        if start % 2 == 0:
-            # corners: violations of boxes often lie there
-            share = share.round()
+        share = torch.where((start % 2 == 0)[:, None], share.round(), share)
+        share = torch.where((start == 0)[:, None], 0.5, share)
         return torch.minimum(torch.maximum(self.lower + share * (self.upper - self.lower), self.lower), self.upper)
 
     def _gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
