@@ -1,0 +1,159 @@
+r"""Branch and bound over the signs of neurons, for networks with many inputs.
+
+Place in the data flow: level 9, ``boxes + polytopes + bounds of pre-activations -> proven, a candidate, or what is
+left``. Trusted in one direction, as `inputs`: "proven" means that domains which cover all boxes have each been bounded
+by proven arithmetic. Bounds of the pre-activations are those of the whole box, cut by the assumed signs.
+
+**Which neuron.** Those whose upper line costs most in the last bound, :math:`-c_i \kappa_i l_i` for a coefficient
+:math:`c_i < 0` of :math:`z_i`, are candidates; the one is taken whose worse half has the largest bound
+(arXiv:2104.06718).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from geolip_lirpa.splitting.chain_bounds import Boxes, Pair, relu_lines
+from geolip_lirpa.splitting.domain_bounds import Bounded, DomainBounds, Polytopes
+from geolip_lirpa.splitting.domains import Domains
+from geolip_lirpa.splitting.inputs import Confirm, SplitResult
+from geolip_lirpa.splitting.relu_chain import ReluChain
+from geolip_lirpa.splitting.targets import Targets
+
+# numbers in the largest tensors of a batch of domains
+_NUMBERS = 2**19
+_MOST_DOMAINS = 256
+_FIRST_ITERATIONS, _ITERATIONS = 40, 20
+_CANDIDATES = 3
+# of a neuron with a positive coefficient: its lower line costs less than an upper one
+_LOWER_SHARE = 0.3
+# a domain without undecided neurons is a linear program; its ascent is repeated so often
+_LAST_TRIES = 4
+
+
+class NeuronSplitting:
+    """The search.
+
+    Args:
+        chain: the network.
+        targets: of all cases.
+        boxes: of all cases.
+        confirm: asked about candidates.
+        over: whether the time is over.
+    """
+
+    def __init__(
+        self, chain: ReluChain, targets: Targets, boxes: Boxes, confirm: Confirm, over: Callable[[], bool]
+    ) -> None:
+        self.chain, self.targets, self.confirm, self.over = chain, targets, confirm, over
+        self.polytopes, self.case = _tasks(targets, boxes)
+        self.bounds = DomainBounds(chain, self.polytopes)
+        self.batch = max(2, min(_MOST_DOMAINS, _NUMBERS // (2 * sum(chain.sizes))))
+        self.bounded = 0
+
+    def run(self, hidden: Sequence[Pair], open_tasks: Tensor | None = None) -> SplitResult:
+        """Search all tasks.
+
+        Args:
+            hidden: proven bounds of the pre-activations, (T, n_l) each, of each case.
+            open_tasks: numbers of the (case, polytope) pairs that are left; default: all.
+        """
+        tasks = torch.arange(len(self.case)) if open_tasks is None else open_tasks
+        over_cases = [(low[self.case[tasks]], high[self.case[tasks]]) for low, high in hidden]
+        weights = self._best_rows(tasks, over_cases)
+        waiting = [Domains.start(tasks, over_cases, weights)]
+        first, tries = True, 0
+        while waiting:
+            if self.over():
+                return SplitResult(False, False, self.bounded)
+            work = _taken(waiting, self.batch)
+            work = self.bounds.ascended(work, _FIRST_ITERATIONS if first else _ITERATIONS)
+            first = False
+            found = self.bounds.proven(work)
+            self.bounded += len(work)
+            index = (~(found.lower > 0)).nonzero()[:, 0]
+            if not len(index):
+                continue
+            left, rest = work[index], _selected(found, index)
+            if self._violated(left, rest):
+                return SplitResult(False, True, self.bounded)
+            decided = ~left.undecided.any(dim=1)
+            if bool(decided.any()):
+                tries += 1
+                if tries > _LAST_TRIES:
+                    return SplitResult(False, False, self.bounded, stuck=True)
+                waiting.append(left[decided])
+                left, rest = left[~decided], _selected(rest, (~decided).nonzero()[:, 0])
+            else:
+                tries = 0
+            if len(left):
+                waiting.append(left.halves(self._chosen(left, rest)))
+        return SplitResult(True, False, self.bounded)
+
+    def _best_rows(self, tasks: Tensor, hidden: Sequence[Pair]) -> Tensor:
+        """Weight one for the row of each polytope with the largest lower bound, (D, M)."""
+        offsets = self.polytopes.offsets[tasks]
+        best = torch.full(offsets.shape, -torch.inf, dtype=torch.float64)
+        for m in range(offsets.shape[1]):
+            unit = torch.zeros_like(offsets)
+            unit[:, m] = 1.0
+            value = self.bounds.quick(Domains.start(tasks, hidden, unit))
+            best[:, m] = torch.where(offsets[:, m].isinf(), -torch.inf, value)
+        return torch.nn.functional.one_hot(best.argmax(dim=1), offsets.shape[1]).to(torch.float64)
+
+    def _violated(self, left: Domains, found: Bounded) -> bool:
+        """Try the corners at which the linear bounds are smallest."""
+        ends = self.polytopes.boxes[left.task]
+        points = torch.where(found.slopes > 0, ends.lower, ends.upper)
+        case = self.case[left.task]
+        reached = self.targets[case].reached(self.chain.forward(points)[:, None])[:, 0]
+        return any(self.confirm(points[d], int(case[d])) for d in reached.nonzero()[:8, 0].tolist())
+
+    def _chosen(self, left: Domains, found: Bounded) -> Tensor:
+        """The neuron to split in each domain, (D,)."""
+        score = torch.where(left.undecided, _costs(left, found), -1.0)
+        count = min(_CANDIDATES, score.shape[1])
+        candidates = score.topk(count, dim=1).indices
+        allowed = left.undecided.gather(1, candidates)
+        repeated = left[torch.arange(len(left)).repeat_interleave(count)]
+        values = self.bounds.quick(repeated.halves(candidates.reshape(-1))).reshape(2, len(left), count)
+        worse, better = values.amin(dim=0), values.amax(dim=0)
+        # a half that is proven already counts as nothing left to do
+        merit = torch.where(allowed, worse + 1e-3 * better.clamp(max=0.0), -torch.inf)
+        return candidates.gather(1, merit.argmax(dim=1, keepdim=True))[:, 0]
+
+
+def _tasks(targets: Targets, boxes: Boxes) -> tuple[Polytopes, Tensor]:
+    """Every polytope of every case, with its case."""
+    real = (targets.offsets != torch.inf).any(dim=2)
+    case, group = real.nonzero(as_tuple=True)
+    return Polytopes(boxes[case], targets.rows[case, group], targets.offsets[case, group]), case
+
+
+def _costs(left: Domains, found: Bounded) -> Tensor:
+    """What the lines of each neuron cost in the last bound, (D, N)."""
+    parts = []
+    for (low, high), c in zip(left.hidden, found.trace, strict=True):
+        lines = relu_lines(low, high)
+        parts.append(c.clamp(max=0).neg() * lines.intercept + _LOWER_SHARE * c.clamp(min=0) * torch.minimum(high, -low))
+    return torch.cat(parts, dim=1)
+
+
+def _selected(found: Bounded, index: Tensor) -> Bounded:
+    return Bounded(found.lower[index], found.slopes[index], [c[index] for c in found.trace])
+
+
+def _taken(waiting: list[Domains], size: int) -> Domains:
+    """Up to a batch of domains, the last ones; removes them."""
+    parts = [waiting.pop()]
+    while waiting and sum(len(p) for p in parts) < size:
+        parts.append(waiting.pop())
+    joined = Domains.joined(parts[::-1])
+    if len(joined) <= size:
+        return joined
+    index = torch.arange(len(joined))
+    waiting.append(joined[index[:-size]])
+    return joined[index[-size:]]

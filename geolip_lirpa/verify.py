@@ -1,0 +1,285 @@
+r"""Verification of a specification: attack, bounds, splitting.
+
+Place in the data flow: level 10. ``Network + Specification -> VerifyResult``. Knows no auto_LiRPA and no files;
+`verify_files` and `verify_queries` are the entry points.
+
+The order of "combined": a search of violations; bounds of all cases by one backward pass; then, for the cases that are
+left, boxes are halved where few inputs vary (`inputs`), signs of neurons are split where many do
+(`neurons`), and all methods of margins are tried where neither serves the network or the time for it is over.
+"sat" is said for points that `violations` accepted, "unsat" when every case has been proven.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from geolip_lirpa.errors import SpecificationError
+from geolip_lirpa.margin_sets import MarginSet
+from geolip_lirpa.margin_types import MarginOptions, MarginProblem
+from geolip_lirpa.margins import network_margins, require_served
+from geolip_lirpa.network import Network
+from geolip_lirpa.rounding import Array
+from geolip_lirpa.specification import Case, Specification
+from geolip_lirpa.splitting import search
+from geolip_lirpa.splitting.chain_bounds import Boxes, ChainBounds, Pair
+from geolip_lirpa.splitting.inputs import BATCH, BoxBounds, InputSplitting
+from geolip_lirpa.splitting.network_bounds import NetworkBounds
+from geolip_lirpa.splitting.neurons import NeuronSplitting
+from geolip_lirpa.splitting.relu_chain import ReluChain, relu_chain
+from geolip_lirpa.splitting.targets import Targets
+from geolip_lirpa.types import Norm
+from geolip_lirpa.unit_box import over_unit_box
+from geolip_lirpa.verify_types import Verdict, VerifyOptions, VerifyResult, Witness
+from geolip_lirpa.violations import Judge, Replay, Violation
+
+# with at most so many inputs that vary, boxes are halved
+_FEW_INPUTS = 10
+# share of the time after which splitting neurons makes room for other methods
+_SPLITTING_SHARE = 0.7
+# numbers of points and gradients that an attack may cost
+_SEARCH = 50_000
+
+
+def verify_network(
+    network: Network, specification: Specification, options: VerifyOptions, replay: Replay | None = None
+) -> VerifyResult:
+    """Prove that a specification holds, or find an input that violates it.
+
+    Args:
+        network: float64, on the CPU.
+        specification: see its module.
+        options: see `VerifyOptions`. The time is looked at between steps; a hard limit is the caller's business.
+        replay: the model itself, which has to confirm violations; None believes the network.
+
+    Raises:
+        SpecificationError: it does not fit the network, or the method does not serve it.
+    """
+    _require_fitting(network, specification)
+    require_served(network, options.method)
+    return _Verification(network, specification, options, replay).run()
+
+
+def _require_fitting(network: Network, specification: Specification) -> None:
+    expected = (network.input_size, network.output_size)
+    if (specification.inputs, specification.outputs) != expected:
+        raise SpecificationError(
+            f"specification: has {specification.inputs} inputs and {specification.outputs} outputs, the network has "
+            f"{expected[0]} and {expected[1]}. Name the network that it was written for."
+        )
+
+
+class _TimeOverError(Exception):
+    """The time is over."""
+
+
+@dataclass
+class _Verification:
+    """One run: what is open, and how the rest was proven."""
+
+    network: Network
+    specification: Specification
+    options: VerifyOptions
+    replay: Replay | None
+    violation: Violation | None = None
+    bound: float | None = None
+    boxes: int = 0
+    proved_by: list[str] = field(default_factory=list)
+    reason: str = ""
+
+    def __post_init__(self) -> None:
+        self.begin = time.monotonic()
+        self.judge = Judge(self.network, self.specification, self.replay)
+        self.chain = relu_chain(self.network)
+
+    def run(self) -> VerifyResult:
+        """The verdict."""
+        verdict = Verdict.UNSAT
+        try:
+            if self.specification.cases:
+                verdict = self._decided()
+        except _TimeOverError:
+            verdict = Verdict.TIMEOUT
+        found = self.violation
+        witness = None if found is None else Witness(found.inputs, found.outputs)
+        seconds = time.monotonic() - self.begin
+        return VerifyResult(verdict, witness, self.bound, seconds, tuple(self.proved_by), self.boxes, self.reason)
+
+    # -- steps -------------------------------------------------------------------------------------------------------
+
+    def _decided(self) -> Verdict:
+        if self._attacked():
+            return Verdict.SAT
+        method = self.options.method
+        open_cases = self._bounded("crown" if method == "combined" else method)
+        if not len(open_cases):
+            return Verdict.UNSAT
+        if method != "combined":
+            self.reason = f"{method} proves {len(self.specification.cases) - len(open_cases)} of the cases"
+            return Verdict.UNKNOWN
+        return self._split(open_cases)
+
+    def _attacked(self) -> bool:
+        cases = self.specification.cases
+        lower, upper = self._inner
+        targets = self._targets
+        count = max(1, int((targets.offsets != torch.inf).any(dim=2).sum()))
+        starts = max(2, min(16, _SEARCH // (40 * count)))
+        options = search.SearchOptions(starts, 40 if len(cases) < 1000 else 10, self.options.seed)
+        found = search.candidates(self._forward, lower, upper, targets, options, self._over)
+        return any(self._confirmed(point, case) for point, case in found)
+
+    def _bounded(self, method: str) -> Tensor:
+        """Bound all cases by a method; numbers of those that are left."""
+        batched = {"ibp", "crown", "alpha-crown"}
+        worst = self._bound_together(method) if method in batched else self._bound_apart(method, self._all)
+        self.bound = float(worst.min())
+        self._credit(method, bool((worst > 0).any()))
+        return (~(worst > 0)).nonzero()[:, 0]
+
+    def _bound_together(self, method: str) -> Tensor:
+        """Smallest margins (T,), many cases at once."""
+        parts = []
+        for index in self._all.split(BATCH if self.chain is not None else 16):
+            self._require_time()
+            bounds = self._bounds_by(method, self._boxes[index])
+            targets = self._targets[index]
+            shape = targets.offsets.shape
+            box = torch.arange(len(index)).repeat_interleave(shape[1] * shape[2])
+            lower, _ = bounds.rows(targets.rows.reshape(-1, targets.outputs), box)
+            parts.append(_worst(targets.margins(lower.reshape(shape))))
+            self.boxes += len(index)
+        return torch.cat(parts)
+
+    def _bounds_by(self, method: str, boxes: Boxes) -> BoxBounds:
+        if method == "crown" and self.chain is not None:
+            return ChainBounds.refined(self.chain, boxes)
+        return NetworkBounds(self.network, boxes, method=method)
+
+    def _bound_apart(self, method: str, numbers: Tensor) -> Tensor:
+        """Smallest margins of some cases, one case after the other, each as a network over the unit cube."""
+        found = []
+        for number in numbers.tolist():
+            self._require_time()
+            found.append(self._case_margin(method, number))
+            self.boxes += 1
+        return torch.tensor(found, dtype=torch.float64)
+
+    def _case_margin(self, method: str, number: int) -> float:
+        case, targets = self.specification.cases[number], self._targets[torch.tensor([number])]
+        real = ~targets.offsets.isinf()
+        rows, offsets = targets.rows[real], targets.offsets[real]
+        margins = torch.full(targets.offsets.shape, -torch.inf, dtype=torch.float64)
+        if len(rows):
+            box = over_unit_box(self.network, *(torch.from_numpy(end) for end in (case.box.lower, case.box.upper)))
+            center = torch.zeros(self.network.input_shape, dtype=torch.float64)
+            problem = MarginProblem(box, (MarginSet(center, 1.0, Norm.LINF),), rows[None], offsets[None])
+            options = MarginOptions(method, enough=0.0, attack=False, seed=self.options.seed)
+            margins[real] = network_margins(problem, options).lower[0]
+        margins = torch.where(targets.offsets == torch.inf, torch.inf, margins)
+        return float(_worst(margins)[0])
+
+    def _split(self, open_cases: Tensor) -> Verdict:
+        boxes = self._boxes[open_cases]
+        varying = int(((boxes.upper > boxes.lower).sum(dim=1)).max())
+        if varying <= _FEW_INPUTS:
+            return self._input_splitting(open_cases)
+        if self.chain is not None and self._neuron_splitting(self.chain, open_cases):
+            return Verdict.UNSAT if self.violation is None else Verdict.SAT
+        worst = self._bound_apart("combined", open_cases)
+        self._credit("combined", bool((worst > 0).any()))
+        left = open_cases[~(worst > 0)]
+        return self._input_splitting(left) if len(left) else Verdict.UNSAT
+
+    def _input_splitting(self, cases: Tensor) -> Verdict:
+        chain, network = self.chain, self.network
+
+        def bounder(boxes: Boxes, known: Sequence[Pair] | None) -> BoxBounds:
+            return NetworkBounds(network, boxes, known) if chain is None else ChainBounds.refined(chain, boxes, known)
+
+        splitting = InputSplitting(bounder, self._forward, self._targets, self._confirmed, self._over)
+        found = splitting.run(self._boxes[cases], cases)
+        self.boxes += found.bounded
+        if found.violated:
+            return Verdict.SAT
+        if found.proven:
+            self._credit("splitting inputs", True)
+            return Verdict.UNSAT
+        if found.stuck:
+            self.reason = "a box that cannot be halved any more is left"
+            return Verdict.UNKNOWN
+        raise _TimeOverError
+
+    def _neuron_splitting(self, chain: ReluChain, cases: Tensor) -> bool:
+        """Whether splitting neurons settled all cases."""
+        until = self.begin + _SPLITTING_SHARE * self.options.timeout
+        boxes = self._boxes[cases]
+        hidden = ChainBounds.refined(chain, boxes).hidden
+        splitting = NeuronSplitting(
+            chain, self._targets[cases], boxes, lambda point, case: self._confirmed(point, int(cases[case])),
+            lambda: time.monotonic() > until,
+        )  # fmt: skip
+        found = splitting.run(hidden)
+        self.boxes += found.bounded
+        self._credit("splitting neurons", found.proven)
+        return found.proven or found.violated
+
+    # -- tools -------------------------------------------------------------------------------------------------------
+
+    def _confirmed(self, point: Tensor, case: int) -> bool:
+        self.violation = self.judge.accepted(point.detach().numpy().astype(np.float64), case)
+        return self.violation is not None
+
+    def _credit(self, method: str, proven: bool) -> None:
+        if proven and method not in self.proved_by:
+            self.proved_by.append(method)
+
+    def _over(self) -> bool:
+        return time.monotonic() - self.begin > self.options.timeout
+
+    def _require_time(self) -> None:
+        if self._over():
+            raise _TimeOverError
+
+    def _forward(self, points: Tensor) -> Tensor:
+        if self.chain is not None:
+            return self.chain.forward(points)
+        return self.network.forward(points.reshape(-1, *self.network.input_shape))
+
+    @property
+    def _cases(self) -> tuple[Case, ...]:
+        return self.specification.cases
+
+    @property
+    def _all(self) -> Tensor:
+        return torch.arange(len(self._cases))
+
+    @cached_property
+    def _inner(self) -> tuple[Tensor, Tensor]:
+        return _stacked([c.box.inner_lower for c in self._cases]), _stacked([c.box.inner_upper for c in self._cases])
+
+    @cached_property
+    def _boxes(self) -> Boxes:
+        return Boxes(_stacked([c.box.lower for c in self._cases]), _stacked([c.box.upper for c in self._cases]))
+
+    @cached_property
+    def _targets(self) -> Targets:
+        return Targets.of(self._cases, self.specification.outputs)
+
+
+def _worst(margins: Tensor) -> Tensor:
+    """The smallest over the polytopes of the largest margin of a row, (T,)."""
+    if margins.shape[1] == 0:
+        return torch.full(margins.shape[:1], math.inf, dtype=torch.float64)
+    return margins.amax(dim=2).amin(dim=1)
+
+
+def _stacked(vectors: Sequence[Array]) -> Tensor:
+    return torch.from_numpy(np.stack(vectors))

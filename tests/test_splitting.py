@@ -1,0 +1,244 @@
+"""Branch and bound: its bounds hold, its boxes and signs cover everything, and its answers are true."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from geolip_lirpa.activations import ReLU, Tanh
+from geolip_lirpa.network import Network, linear_operator, sequential
+from geolip_lirpa.specification import Case, InputBox, Polytope, Specification
+from geolip_lirpa.splitting.chain_bounds import Boxes, ChainBounds, relu_lines
+from geolip_lirpa.splitting.domain_bounds import DomainBounds, Polytopes
+from geolip_lirpa.splitting.domains import Domains
+from geolip_lirpa.splitting.inputs import Bounder, InputSplitting
+from geolip_lirpa.splitting.network_bounds import NetworkBounds
+from geolip_lirpa.splitting.neurons import NeuronSplitting
+from geolip_lirpa.splitting.relu_chain import ReluChain, relu_chain
+from geolip_lirpa.splitting.targets import Targets
+from tests.networks import random_convnet, random_mlp, random_residual
+from tests.specification_cases import chain_of, dense_inputs, depth, random_specification
+
+SEEDS = st.integers(0, 10_000)
+# linear programs are exact up to this
+EXACT = 1e-6
+
+
+def boxes_of(specification: Specification) -> Boxes:
+    cases = specification.cases
+    return Boxes(
+        torch.from_numpy(np.stack([c.box.lower for c in cases])),
+        torch.from_numpy(np.stack([c.box.upper for c in cases])),
+    )
+
+
+def by_chain(chain: ReluChain) -> Bounder:
+    return lambda boxes, known: ChainBounds.refined(chain, boxes, known)
+
+
+def by_network(network: Network) -> Bounder:
+    return lambda boxes, known: NetworkBounds(network, boxes, known)
+
+
+def never() -> bool:
+    return False
+
+
+@given(SEEDS)
+def test_a_chain_is_the_network(seed: int) -> None:
+    network = random_mlp(seed, (4, 7, 5, 3))
+    x = torch.randn((20, 4), dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    assert torch.allclose(chain_of(network).forward(x), network.forward(x), rtol=1e-13, atol=1e-13)
+
+
+def test_convolutions_become_a_chain() -> None:
+    network = random_convnet(1, size=6)
+    x = torch.randn((5, 1, 6, 6), dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(chain_of(network).forward(x.flatten(1)), network.forward(x), rtol=1e-12, atol=1e-12)
+
+
+def test_other_networks_are_no_chains() -> None:
+    assert relu_chain(random_residual(0)) is None
+    assert relu_chain(random_mlp(0, (3, 4, 2), Tanh())) is None
+
+
+@given(SEEDS, st.sampled_from([0.05, 0.5, 2.0]))
+def test_bounds_enclose_neurons_and_rows(seed: int, reach: float) -> None:
+    chain = chain_of(random_mlp(seed, (4, 8, 8, 6, 3)))
+    specification = random_specification(seed, 4, 3, cases=3, reach=reach)
+    boxes, box = boxes_of(specification), torch.arange(3)
+    bounds = ChainBounds.refined(chain, boxes)
+    rows = torch.randn((3, 3), dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    lower, slopes = bounds.rows(rows, box)
+    again = ChainBounds.refined(chain, boxes, bounds.hidden)
+    for number, case in enumerate(specification.cases):
+        x = dense_inputs(case.box, 500, seed)
+        values = x
+        for l, step in enumerate(chain.steps[:-1]):
+            values = values @ step.weight.T + step.bias
+            for found in (bounds, again):
+                assert (values >= found.hidden[l][0][number] - 1e-12).all()
+                assert (values <= found.hidden[l][1][number] + 1e-12).all()
+            values = values.clamp(min=0)
+        at = chain.forward(x) @ rows[number]
+        assert (at >= lower[number] - 1e-12).all()
+        # the linear function behind the bound lies below as well, and has the bound as its minimum
+        ends = torch.where(slopes[number] > 0, boxes.lower[number], boxes.upper[number])
+        assert (at >= (x - ends) @ slopes[number] + lower[number] - 1e-9).all()
+
+
+@given(SEEDS)
+def test_rounding_is_charged(seed: int) -> None:
+    """Where nothing is relaxed the exact minimum is a sum of fractions; the bound may not exceed it."""
+    rng = np.random.default_rng(seed)
+    weights = [rng.normal(size=(6, 5)) * 10.0 ** rng.integers(-6, 7, (6, 5)), rng.normal(size=(1, 6))]
+    # large biases keep the neurons active
+    size = float(np.abs(weights[0]).sum())
+    biases = [size + 10.0 ** rng.integers(0, 9) * rng.random(6), rng.normal(size=1)]
+    operations = [
+        linear_operator(torch.from_numpy(w), torch.from_numpy(b)) for w, b in zip(weights, biases, strict=True)
+    ]
+    network = sequential((5,), [("first", operations[0]), ("relu", ReLU()), ("last", operations[1])])
+    low = rng.uniform(-1, 0, 5)
+    high = low + rng.uniform(0, 1, 5)
+    bounds = ChainBounds.refined(chain_of(network), Boxes(torch.from_numpy(low[None]), torch.from_numpy(high[None])))
+    lower, _ = bounds.rows(torch.ones((1, 1), dtype=torch.float64), torch.tensor([0]))
+    exact = Fraction(float(biases[1][0])) + sum(
+        Fraction(float(weights[1][0, i])) * Fraction(float(biases[0][i])) for i in range(6)
+    )
+    for j in range(5):
+        slope = sum(Fraction(float(weights[1][0, i])) * Fraction(float(weights[0][i, j])) for i in range(6))
+        exact += slope * Fraction(float(low[j] if slope > 0 else high[j]))
+    assert Fraction(float(lower[0])) <= exact
+    total = float((np.abs(weights[1]) @ (biases[0] + size))[0])
+    assert float(exact - Fraction(float(lower[0]))) <= 1e-12 * total
+
+
+@given(SEEDS)
+def test_lines_enclose_relu(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    ends = torch.from_numpy(np.sort(rng.normal(size=(2, 50)) * 10.0 ** rng.integers(-8, 9, 50), axis=0))
+    low, high = ends[0][None], ends[1][None]
+    lines = relu_lines(low, high)
+    for share in np.linspace(0, 1, 9):
+        for lo, hi, s, k, t in zip(low[0], high[0], lines.lower[0], lines.upper[0], lines.intercept[0], strict=True):
+            v = Fraction(float(lo)) + Fraction(share) * (Fraction(float(hi)) - Fraction(float(lo)))
+            z = max(Fraction(0), v)
+            assert Fraction(float(s)) * v <= z <= Fraction(float(k)) * v + Fraction(float(t))
+
+
+@given(SEEDS)
+def test_any_slopes_and_forces_give_bounds_on_the_domain(seed: int) -> None:
+    chain = chain_of(random_mlp(seed, (3, 6, 5, 2)))
+    rng = np.random.default_rng(seed)
+    box = InputBox.of(np.full(3, -1.0), np.full(3, 1.0))
+    boxes = Boxes(torch.from_numpy(box.lower[None]), torch.from_numpy(box.upper[None]))
+    root = ChainBounds.refined(chain, boxes)
+    domain = Domains.start(torch.tensor([0]), root.hidden, torch.ones((1, 1), dtype=torch.float64))
+    for _ in range(3):
+        open_neurons = domain.undecided[0].nonzero()[:, 0]
+        if not len(open_neurons):
+            break
+        half = domain.halves(open_neurons[rng.integers(len(open_neurons))][None])
+        domain = half[torch.tensor([int(rng.integers(2))])]
+    slopes = [torch.from_numpy(rng.random(s.shape)) for s in domain.slopes]
+    forces = [torch.from_numpy(rng.exponential(size=s.shape)) * s.abs() for s in domain.signs]
+    row = torch.from_numpy(rng.normal(size=(1, 2)))
+    bounds = ChainBounds.given(chain, boxes, domain.hidden)
+    shifts = [f * s for f, s in zip(forces, domain.signs, strict=True)]
+    lower, _ = bounds.rows(row, torch.tensor([0]), slopes, shifts)
+    x = dense_inputs(box, 4000, seed)
+    inside, values = torch.ones(len(x), dtype=torch.bool), x
+    for step, sign in zip(chain.steps[:-1], domain.signs, strict=True):
+        values = values @ step.weight.T + step.bias
+        inside &= (values * sign >= 0).all(dim=1)
+        values = values.clamp(min=0)
+    at = (chain.forward(x) @ row[0])[inside]
+    assert (at >= lower[0] - 1e-12).all()
+
+
+@given(SEEDS)
+def test_proven_bounds_of_weighted_rows(seed: int) -> None:
+    """Polytopes of several rows: every weighting of their margins is a lower bound of the largest one."""
+    chain = chain_of(random_mlp(seed, (3, 5, 3)))
+    specification = random_specification(seed, 3, 3, cases=1, rows=3)
+    polytope, box = specification.cases[0].unsafe[0], specification.cases[0].box
+    boxes = boxes_of(specification)
+    tasks = Polytopes(boxes, torch.from_numpy(polytope.matrix)[None], -torch.from_numpy(polytope.bound)[None])
+    weights = torch.rand((1, len(polytope.bound)), dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    weights = weights / weights.sum()
+    bounds = DomainBounds(chain, tasks)
+    domain = bounds.ascended(Domains.start(torch.tensor([0]), ChainBounds.refined(chain, boxes).hidden, weights), 10)
+    x = dense_inputs(box, 2000, seed)
+    margins = chain.forward(x) @ tasks.rows[0].T + tasks.offsets[0]
+    assert float(bounds.proven(domain).lower[0]) <= float((margins @ domain.weights[0]).min()) + 1e-12
+    assert float(domain.weights.min()) >= 0 and float(domain.weights.sum()) <= 1 + 1e-12
+
+
+@pytest.mark.parametrize("kind", ["inputs", "neurons", "network"])
+@given(SEEDS)
+def test_splitting_tells_the_truth(kind: str, seed: int) -> None:
+    network = random_mlp(seed, (3, 3, 2, 2))
+    chain = chain_of(network)
+    specification = random_specification(seed, 3, 2)
+    true, targets, boxes = depth(chain, specification), Targets.of(specification.cases, 2), boxes_of(specification)
+    found: list[tuple[torch.Tensor, int]] = []
+
+    def confirm(point: torch.Tensor, case: int) -> bool:
+        found.append((point, case))
+        return True
+
+    counted = [0]
+
+    def over() -> bool:
+        counted[0] += 1
+        return counted[0] > 300
+
+    if kind == "neurons":
+        splitting = NeuronSplitting(chain, targets, boxes, confirm, over)
+        result = splitting.run(ChainBounds.refined(chain, boxes).hidden)
+    else:
+        bounder = (
+            (lambda b, k: ChainBounds.refined(chain, b, k))
+            if kind == "inputs"
+            else (lambda b, k: NetworkBounds(network, b, k))
+        )
+        result = InputSplitting(bounder, chain.forward, targets, confirm, over).run(boxes, torch.arange(2))
+    if result.proven:
+        assert true > -EXACT
+    if result.violated:
+        point, case = found[-1]
+        box = specification.cases[case].box
+        assert true < EXACT
+        assert (point.numpy() >= box.lower).all() and (point.numpy() <= box.upper).all()
+    # within the limit all but the closest calls are settled
+    if abs(true) > 0.02:
+        assert result.proven != result.violated
+
+
+def test_halves_cover_the_box_and_end_where_doubles_end() -> None:
+    """A function with a zero inside of a box cannot be proven: the search gives up where no double is left."""
+    network = sequential((1,), [("linear", linear_operator(torch.tensor([[1.0]]), torch.zeros(1)))])
+    chain = chain_of(network)
+    third = 1 / 3
+    case = Case(
+        InputBox.of(np.array([0.0]), np.array([1.0])),
+        (Polytope.of(np.array([[1.0], [-1.0]]), np.array([third, -third])),),
+    )
+    targets = Targets.of((case,), 1)
+    boxes = Boxes(torch.zeros((1, 1), dtype=torch.float64), torch.ones((1, 1), dtype=torch.float64))
+    search = InputSplitting(by_chain(chain), chain.forward, targets, lambda point, case: False, never)
+    result = search.run(boxes, torch.tensor([0]))
+    assert not result.proven and not result.violated and result.stuck
+
+
+def test_polytopes_without_rows_are_always_reached() -> None:
+    case = Case(InputBox.of(np.zeros(1), np.ones(1)), (Polytope.of(np.zeros((0, 1)), np.zeros(0)),))
+    targets = Targets.of((case,), 1)
+    assert bool(targets.reached(torch.zeros((1, 1, 1), dtype=torch.float64)).all())
+    assert not bool((targets.margins(torch.zeros(targets.offsets.shape, dtype=torch.float64)) > 0).any())
