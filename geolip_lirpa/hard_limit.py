@@ -4,8 +4,8 @@ Place in the data flow: level 1, knows `errors` only. Used by `verify` and by be
 hang, crash or eat all memory, and the rest has to go on.
 
 A child starts in about a tenth of a second, since it is forked from a server that has imported the package already;
-where there is none (Windows) it starts anew. It leads a process group, which is killed as a whole, and it ends by itself
-when the process that asked for it dies.
+where there is none (Windows) it starts anew. It leads a process group, which is killed as a whole, and it ends by
+itself when the process that asked for it dies.
 """
 
 from __future__ import annotations
@@ -27,7 +27,12 @@ from geolip_lirpa import errors
 from geolip_lirpa.errors import GeolipError
 
 # Imported by the server once; the server skips what cannot be imported.
-_PRELOADED = ("geolip_lirpa.lirpa", "geolip_lirpa.onnx_model", "geolip_lirpa.verify_files")
+_PRELOADED = (
+    "geolip_lirpa.verify_files",
+    "geolip_lirpa.margins",
+    "geolip_lirpa.verify_types",
+    "geolip_lirpa.onnx_model",
+)
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 # For importing torch and auto_LiRPA on a slow, busy machine; not part of the limit.
 _LONGEST_START = 600.0
@@ -110,8 +115,12 @@ def _started(
     function: Callable[..., Any], arguments: Sequence[Any], threads: int, show_output: bool
 ) -> tuple[Any, Connection, Connection]:
     """A child with the end of a pipe to read its answers from, and one whose closing it notices."""
-    forked = "forkserver" in multiprocessing.get_all_start_methods()
+    methods = multiprocessing.get_all_start_methods()
+    forked = "forkserver" in methods
     context: Any = multiprocessing.get_context("forkserver" if forked else "spawn")
+    # A child takes over its parent's way of starting others. That of loky's workers is known to loky alone.
+    if multiprocessing.get_start_method(allow_none=True) not in (None, *methods):
+        multiprocessing.set_start_method("forkserver" if forked else "spawn", force=True)
     if forked:
         context.set_forkserver_preload(list(_PRELOADED))
     # Dask's workers are daemonic, and such a process may not have children that outlive it. Ours do not.
