@@ -42,5 +42,13 @@ class SolverUnavailableError(GeolipError, ImportError):
     """A solver was asked for whose package or licence is missing; names the extra or the licence."""
 
 
+class ClusterError(GeolipError):
+    """Workers or the connection to them were lost before all work was done."""
+
+
+class ClusterUnavailableError(GeolipError, ImportError):
+    """Work was to be sent to a cluster whose package is missing; names the extra."""
+
+
 class CertificateError(GeolipError):
     """A certificate is unreadable, altered, made for another network, or does not prove its claim."""

@@ -18,8 +18,8 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 #: modules. docs/architecture.md shows the same table to readers.
 LEVELS: dict[str, int] = {
     "errors": 0, "rounding": 0, "types": 0,
-    "activations": 1, "blocks": 1, "linear_maps": 1, "onnx_model": 1, "onnx_replay": 1,
-    "onnx_rewrite": 1,
+    "activations": 1, "blocks": 1, "linear_maps": 1, "onnx_model": 1, "onnx_replay": 1, "onnx_rewrite": 1,
+    "hard_limit": 1,
     "network": 2, "regions": 2, "specification": 2,
     "affine": 3, "concretise": 3, "crown": 3, "interval": 3, "relaxation": 3, "slope_ascent": 3, "slopes": 3,
     "sparse_flows": 3, "sparse_maps": 3, "vnnlib": 3,

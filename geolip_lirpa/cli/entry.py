@@ -12,8 +12,10 @@ from typing import Annotated, Any
 
 import typer
 
+from geolip_lirpa.cli.bench import bench_command
 from geolip_lirpa.cli.certify import certify_command, radius_command
 from geolip_lirpa.cli.check import check_command
+from geolip_lirpa.cli.compare import compare_command
 from geolip_lirpa.cli.exit_codes import EXPLANATIONS, ExitCode, exit_code_of
 from geolip_lirpa.cli.export import export_command
 from geolip_lirpa.cli.lipschitz import lipschitz_command
@@ -91,6 +93,8 @@ def application() -> typer.Typer:
     app.command("radius")(radius_command)
     app.command("check")(check_command)
     app.command("export")(export_command)
+    app.command("bench")(bench_command)
+    app.command("compare")(compare_command)
     return app
 
 

@@ -7,7 +7,14 @@ from __future__ import annotations
 
 import enum
 
-from geolip_lirpa.errors import GeolipError, HostUnavailableError, SolverError, SolverUnavailableError
+from geolip_lirpa.errors import (
+    ClusterError,
+    ClusterUnavailableError,
+    GeolipError,
+    HostUnavailableError,
+    SolverError,
+    SolverUnavailableError,
+)
 
 
 class ExitCode(enum.IntEnum):
@@ -18,6 +25,7 @@ class ExitCode(enum.IntEnum):
     BAD_INPUT = 2
     REFUSED = 3
     UNAVAILABLE = 4
+    CONTRADICTED = 5
     INTERNAL = 70
     INTERRUPTED = 130
 
@@ -28,6 +36,7 @@ EXPLANATIONS: dict[ExitCode, str] = {
     ExitCode.BAD_INPUT: "bad usage or bad input, named by the line 'error: ...'",
     ExitCode.REFUSED: "`check`: the certificate is damaged, altered, or does not prove its claims for this model",
     ExitCode.UNAVAILABLE: "a package or a licence that the request needs is missing",
+    ExitCode.CONTRADICTED: "`bench`, `compare`: a verdict contradicts the expected one, or two methods each other",
     ExitCode.INTERNAL: "internal error, please report it",
     ExitCode.INTERRUPTED: "interrupted by Ctrl-C; what was proven until then is printed",
 }
@@ -35,8 +44,8 @@ EXPLANATIONS: dict[ExitCode, str] = {
 
 def exit_code_of(error: GeolipError) -> ExitCode:
     """The exit code of an error that ends a command (a refused certificate is `check`'s own business)."""
-    if isinstance(error, (SolverUnavailableError, HostUnavailableError)):
+    if isinstance(error, (SolverUnavailableError, HostUnavailableError, ClusterUnavailableError)):
         return ExitCode.UNAVAILABLE
-    if isinstance(error, SolverError):
+    if isinstance(error, (SolverError, ClusterError)):
         return ExitCode.NOT_PROVEN
     return ExitCode.BAD_INPUT

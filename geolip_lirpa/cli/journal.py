@@ -7,11 +7,11 @@ goes on where the file ends. Every line is on the disk before the next image beg
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from geolip_lirpa.cli.line_file import LineFile
 from geolip_lirpa.errors import SpecificationError
 
 _KIND = "geolip-lirpa run"
@@ -34,32 +34,17 @@ class Journal:
         if path is None:
             return
         header = {"kind": _KIND, "question": dict(question)}
-        try:
-            lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
-            whole = [line for line in lines if line.endswith("\n")]
-            if lines:
-                self._read(whole, header)
-            self._rewrite([json.dumps(header, sort_keys=True) + "\n", *whole[1:]])
-        except (OSError, UnicodeDecodeError) as error:
-            raise SpecificationError(
-                f"--resume: {path} cannot be read or written ({error}). Name a file in a writable folder."
-            ) from None
+        self._file = LineFile("--resume", path, "images")
+        lines = self._file.lines()
+        if lines is not None:
+            self._read(lines, header)
+        self._file.rewrite([json.dumps(header, sort_keys=True) + "\n", *(lines or [])[1:]])
 
     def add(self, index: int, record: Mapping[str, Any]) -> None:
         """Keep a finished image."""
         self.finished[index] = dict(record)
-        if self.path is None:
-            return
-        try:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"image": index, **record}, allow_nan=False) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            raise SpecificationError(
-                f"--resume: {self.path} cannot be written ({error}). Make room, and repeat the command: finished "
-                "images are kept."
-            ) from None
+        if self.path is not None:
+            self._file.append(json.dumps({"image": index, **record}, allow_nan=False) + "\n")
 
     def _read(self, lines: list[str], header: Mapping[str, Any]) -> None:
         try:
@@ -80,12 +65,6 @@ class Journal:
                 f"--resume: {self.path} belongs to a run with another {', '.join(others)}. Name another file, or "
                 "repeat the command it was written by."
             )
-
-    def _rewrite(self, lines: list[str]) -> None:
-        if self.path is not None:
-            neighbour = self.path.with_name(f".{self.path.name}.new")
-            neighbour.write_text("".join(lines), encoding="utf-8")
-            os.replace(neighbour, self.path)
 
 
 def _refuse(name: str) -> None:

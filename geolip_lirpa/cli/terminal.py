@@ -57,16 +57,26 @@ def only_results_on_stdout(debug: bool) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def progress_bar(label: str, shown: bool) -> Iterator[Callable[[int, int], None] | None]:
+def progress_bar(label: str, shown: bool, time_left: bool = False) -> Iterator[Callable[[int, int], None] | None]:
     """A callback for ``(finished, all)`` that moves a bar on standard error; None where no one would see it."""
     if not shown or not sys.stderr.isatty():
         yield None
         return
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        ProgressColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    columns: list[ProgressColumn] = [TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn()]
+    columns += [TimeElapsedColumn(), *([TextColumn("left"), TimeRemainingColumn()] if time_left else [])]
+    # pieces of work may take minutes each: the pace is that of the last hour
+    with Progress(*columns, console=Console(stderr=True), transient=True, speed_estimate_period=3600) as progress:
         task = progress.add_task(label, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)
 

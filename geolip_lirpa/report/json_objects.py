@@ -5,24 +5,16 @@ Place in the data flow: level 11, ``LipschitzOutcome, CheckOutcome -> dict``. do
 
 from __future__ import annotations
 
-import json
-import math
 from typing import Any
 
 from geolip_lirpa.certificate import Certificate
 from geolip_lirpa.lipschitz_types import RowBound
+
+# also under its old place: whoever prints these objects needs their text
+from geolip_lirpa.report.json_text import finite as finite
+from geolip_lirpa.report.json_text import to_text as to_text
 from geolip_lirpa.report.outcome import BallAroundImage, CheckOutcome, LipschitzOutcome, Subject
 from geolip_lirpa.report.statement import bound_labels, foundations, is_weighted
-
-
-def to_text(record: dict[str, Any]) -> str:
-    """Strict JSON; refuses numbers that JSON does not have."""
-    return json.dumps(record, indent=2, allow_nan=False)
-
-
-def finite(value: float | None) -> float | None:
-    """The number, or None where there is none or it is not finite."""
-    return value if value is not None and math.isfinite(value) else None
 
 
 def lipschitz_object(outcome: LipschitzOutcome) -> dict[str, Any]:
