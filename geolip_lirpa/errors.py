@@ -42,5 +42,9 @@ class SolverUnavailableError(GeolipError, ImportError):
     """A solver was asked for whose package or licence is missing; names the extra or the licence."""
 
 
+class WorkerError(GeolipError):
+    """A process that shared the work ended before its time, most often for want of memory."""
+
+
 class CertificateError(GeolipError):
     """A certificate is unreadable, altered, made for another network, or does not prove its claim."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import enum
 
-from geolip_lirpa.errors import GeolipError, HostUnavailableError, SolverError, SolverUnavailableError
+from geolip_lirpa.errors import GeolipError, HostUnavailableError, SolverError, SolverUnavailableError, WorkerError
 
 
 class ExitCode(enum.IntEnum):
@@ -24,7 +24,7 @@ class ExitCode(enum.IntEnum):
 
 EXPLANATIONS: dict[ExitCode, str] = {
     ExitCode.OK: "done; `check`: every claim was proven again",
-    ExitCode.NOT_PROVEN: "incomplete: no finite bound could be proven, or the output could not be delivered",
+    ExitCode.NOT_PROVEN: "incomplete: no finite bound, a process was killed, or the output could not be delivered",
     ExitCode.BAD_INPUT: "bad usage or bad input, named by the line 'error: ...'",
     ExitCode.REFUSED: "`check`: the certificate is damaged, altered, or does not prove its claims for this model",
     ExitCode.UNAVAILABLE: "a package or a licence that the request needs is missing",
@@ -37,6 +37,6 @@ def exit_code_of(error: GeolipError) -> ExitCode:
     """The exit code of an error that ends a command (a refused certificate is `check`'s own business)."""
     if isinstance(error, (SolverUnavailableError, HostUnavailableError)):
         return ExitCode.UNAVAILABLE
-    if isinstance(error, SolverError):
+    if isinstance(error, (SolverError, WorkerError)):
         return ExitCode.NOT_PROVEN
     return ExitCode.BAD_INPUT
