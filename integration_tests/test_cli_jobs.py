@@ -69,14 +69,6 @@ def test_answers_and_certificates_are_those_of_one_process(
     assert len(found[0][1]) >= 4 and "geolip" in {part for row in found[0][0] for part in row["method"].split("+")}
 
 
-def test_constants_do_not_depend_on_what_came_before(run: Command) -> None:
-    arguments = ("certify", MODEL, DATA, "--eps", "0.15", "--method", "geolip", "--json", "--images")
-    whole = {row["index"]: row for row in answers(run(*arguments, "0-19"))}
-    backwards = answers(run(*arguments, ",".join(map(str, range(19, -1, -3)))))
-    assert backwards == [whole[row["index"]] for row in backwards]
-    assert sum(row["status"] == "proven" for row in backwards) >= 2
-
-
 def test_killed_run_goes_on_and_leaves_no_processes(run: Command, tmp_path: Path) -> None:
     journal = tmp_path / "run.jsonl"
     with stopped_after(4, journal, *_MANY) as process:
