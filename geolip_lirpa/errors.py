@@ -50,5 +50,9 @@ class ClusterUnavailableError(GeolipError, ImportError):
     """Work was to be sent to a cluster whose package is missing; names the extra."""
 
 
+class WorkerError(GeolipError):
+    """A process that shared the work ended before its time, most often for want of memory."""
+
+
 class CertificateError(GeolipError):
     """A certificate is unreadable, altered, made for another network, or does not prove its claim."""

@@ -15,8 +15,10 @@ from hypothesis import strategies as st
 from scipy.optimize import linprog
 from torch import Tensor
 
+from geolip_lirpa import margins
 from geolip_lirpa.activations import Tanh
 from geolip_lirpa.errors import CertificateError, SpecificationError
+from geolip_lirpa.lipschitz_types import LipschitzOptions, LipschitzProblem, LipschitzResult
 from geolip_lirpa.margin_certificate import MarginCertificate, check_margins
 from geolip_lirpa.margin_file import is_margin_certificate, load_margins, save_margins
 from geolip_lirpa.margin_sets import MarginSet
@@ -207,8 +209,26 @@ def test_global_constants_are_computed_once() -> None:
         result = network_margins(
             problem_of(network, margin_set), MarginOptions("geolip", enough=None), constants=constants
         )
-        assert len(constants.known) == 3
+        assert len(constants.known) == 1
         check_margins(result.certificate, network)
+
+
+def test_rows_of_global_constants_always_have_the_same_company(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = random_mlp(0, [6, 10, 20])
+    bound, asked = margins.network_lipschitz, []
+
+    def recorded(problem: LipschitzProblem, options: LipschitzOptions) -> LipschitzResult:
+        asked.append(problem.rows[0])
+        return bound(problem, options)
+
+    monkeypatch.setattr(margins, "network_lipschitz", recorded)
+    problem = problem_of(network, random_set(0, 6, Norm.L2, cut=False, eps=0.05))
+    result = network_margins(problem, MarginOptions("geolip"))
+    lost = (result.attacked[0] <= 0).sum()
+    # those that an attack refuted need no constant, but the last digits of the others must not depend on it
+    assert 2 <= lost <= 18 and [len(rows) for rows in asked] == [12, 8]
+    assert torch.equal(torch.cat(asked), problem.rows[0])
+    assert int((result.lower[0] > 0).sum()) == 20 - lost
 
 
 # --- radii ------------------------------------------------------------------------------------------------------------

@@ -65,7 +65,7 @@ def _work(request: BenchRequest, jobs: dict[Key, Job], results: ResultsFile) -> 
     left = [job for k, job in jobs.items() if k not in results.finished]
     done = finished_jobs(left, request.backend, request.jobs, request.scheduler)
     try:
-        with progress_bar("instances", not request.quiet, time_left=True) as progress, contextlib.closing(done):
+        with progress_bar("instances", not request.quiet) as progress, contextlib.closing(done):
             count = len(jobs) - len(left)
             if progress is not None:
                 progress(count, len(jobs))

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import math
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from geolip_lirpa.cli.certify_request import BOUNDS, LARGEST, METHODS, CertifyRequest
-from geolip_lirpa.cli.options import Debug, FinalNode, Json, Logits, Model, Quiet, Threads, choice, norm_option
+from geolip_lirpa.cli.options import Debug, FinalNode, Jobs, Json, Logits, Model, Quiet, Threads, choice, norm_option
 from geolip_lirpa.cli.paths import require_file, require_writable
 from geolip_lirpa.cli.rows import parse_rows
 from geolip_lirpa.cli.threads import use_threads
@@ -93,6 +94,7 @@ def certify_command(
     logits: Logits = False,
     final_node: FinalNode = None,
     seed: Seed = 0,
+    jobs: Jobs = 1,
     threads: Threads = None,
     resume: Resume = None,
     certificates: Certificates = None,
@@ -117,7 +119,7 @@ def certify_command(
         model, data, norm, eps, images, targets, clip, method, bounds, 0.0, logits, final_node, resume, certificates,
         seed, csv, json, quiet, debug,
     )  # fmt: skip
-    return _run(request, threads)
+    return _run(request, jobs, threads)
 
 
 def radius_command(
@@ -135,6 +137,7 @@ def radius_command(
     logits: Logits = False,
     final_node: FinalNode = None,
     seed: Seed = 0,
+    jobs: Jobs = 1,
     threads: Threads = None,
     resume: Resume = None,
     certificates: Certificates = None,
@@ -159,7 +162,7 @@ def radius_command(
         model, data, norm, None, images, targets, clip, method, bounds, gap, logits, final_node, resume, certificates,
         seed, csv, json, quiet, debug,
     )  # fmt: skip
-    return _run(request, threads)
+    return _run(request, jobs, threads)
 
 
 def _request(
@@ -211,9 +214,14 @@ def _clip(text: str) -> tuple[float, float]:
     return low, high
 
 
-def _run(request: CertifyRequest, threads: int | None) -> int:
-    use_threads(threads)
+def _run(request: CertifyRequest, jobs: int, threads: int | None) -> int:
+    if jobs < 0:
+        raise SpecificationError(
+            f"--jobs: got {jobs}; allowed are 0 (one on each processor) and more. The default is 1."
+        )
+    # several processes with several threads each would wait for each other
+    used = use_threads(1 if threads is None and jobs != 1 else threads)
     # torch, auto_LiRPA and the solvers take seconds to import: only now
     from geolip_lirpa.cli.certify_run import run_certify
 
-    return run_certify(request)
+    return run_certify(replace(request, jobs=jobs, threads=used))

@@ -20,7 +20,10 @@ LARGEST = 1e30
 
 @dataclass(frozen=True)
 class CertifyRequest:
-    """The options, see the commands' help; `eps` is None for ``radius``, `images` and `targets` are None for all."""
+    """The options, see the commands' help; `eps` is None for ``radius``, `images` and `targets` are None for all.
+
+    `jobs` is the number of processes, `threads` that of each of them; neither changes any result.
+    """
 
     model: Path
     data: Path
@@ -40,6 +43,8 @@ class CertifyRequest:
     format: str
     quiet: bool
     debug: bool
+    jobs: int = 1
+    threads: int = 1
 
     def classes(self) -> list[int]:
         """The targets, each once."""

@@ -6,9 +6,12 @@ command runs.
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import json
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -21,10 +24,12 @@ from geolip_lirpa.cli.exit_codes import ExitCode
 from geolip_lirpa.cli.images import Images, read_images
 from geolip_lirpa.cli.journal import Journal
 from geolip_lirpa.cli.models import load_model
+from geolip_lirpa.cli.processes import in_processes, process_count
 from geolip_lirpa.cli.subjects import subject_metadata
 from geolip_lirpa.cli.terminal import only_results_on_stdout, print_result, print_text, progress_bar
+from geolip_lirpa.cli.threads import use_threads
 from geolip_lirpa.cli.versions import versions
-from geolip_lirpa.errors import SpecificationError
+from geolip_lirpa.errors import SpecificationError, WorkerError
 from geolip_lirpa.lirpa import extract_network, host_version
 from geolip_lirpa.margin_certificate import MarginCertificate
 from geolip_lirpa.margin_file import save_margins
@@ -54,7 +59,8 @@ def run_certify(request: CertifyRequest) -> ExitCode:
     """
     begin = time.perf_counter()
     with only_results_on_stdout(request.debug):
-        outcome = _Run(request).outcome()
+        run = _Run(request)
+        outcome = run.outcome()
     outcome = replace(outcome, seconds=time.perf_counter() - begin)
     if request.format == "json":
         print_text(to_text(certification_object(outcome)))
@@ -62,6 +68,8 @@ def run_certify(request: CertifyRequest) -> ExitCode:
         print_text(certification_csv(outcome))
     else:
         print_result(certification_table(outcome))
+    if run.failure is not None:
+        raise run.failure
     return ExitCode.INTERRUPTED if outcome.interrupted else ExitCode.OK
 
 
@@ -81,24 +89,33 @@ class _Run:
         self.images = read_images(request.data, request.images, model.input_shape)
         # before hours of work end at a late image
         _require_fitting(self.images, request, self.network.output_size)
-        self.journal = Journal(request.resume, self._identity(model.sha256))
+        self.identity = self._identity(model.sha256)
+        self.journal = Journal(request.resume, self.identity)
         self.records = {i: _restored(request.resume, i, r) for i, r in self.journal.finished.items()}
         self.constants = GlobalConstants()
+        self.failure: WorkerError | None = None
         self.versions = versions(host_version())
 
     def outcome(self) -> CertificationOutcome:
         """Work on all images that are not finished."""
         interrupted, numbers = False, self.images.indices
+        missing = [index for index in numbers if index not in self.records]
         try:
-            with progress_bar("images", shown=not self.request.quiet) as progress:
-                for done, index in enumerate(numbers):
-                    if index not in self.records:
-                        self.records[index] = self._image(index)
-                        self.journal.add(index, asdict(self.records[index]))
+            with (
+                progress_bar("images", shown=not self.request.quiet) as progress,
+                contextlib.closing(self._finished(missing)) as finished,
+            ):
+                if progress is not None:
+                    progress(len(self.records), len(numbers))
+                for record in finished:
+                    self.records[record.index] = record
+                    self.journal.add(record.index, asdict(record))
                     if progress is not None:
-                        progress(done + 1, len(numbers))
+                        progress(len(self.records), len(numbers))
         except KeyboardInterrupt:
             interrupted = True
+        except WorkerError as error:
+            self.failure = error
         return CertificationOutcome(
             subject=self.subject,
             question=self.request.question(),
@@ -106,8 +123,18 @@ class _Run:
             quantity="margin" if self.request.eps is not None else "radius",
             versions=self.versions,
             seconds=0.0,
-            interrupted=interrupted,
+            interrupted=interrupted or self.failure is not None,
         )
+
+    def _finished(self, numbers: Sequence[int]) -> Generator[ImageRecord]:
+        """Records of images, as they are finished."""
+        jobs = process_count(self.request.jobs, len(numbers))
+        if jobs == 1:
+            yield from map(self.image, numbers)
+            return
+        task = functools.partial(_image_elsewhere, self.request, json.dumps(self.identity, sort_keys=True))
+        for _, record in in_processes(task, numbers, jobs, self.request.threads):
+            yield record
 
     def _identity(self, sha256: str) -> dict[str, Any]:
         """What a file of an earlier run has to agree with."""
@@ -122,7 +149,8 @@ class _Run:
             "certificates": None if request.certificates is None else str(request.certificates),
         }
 
-    def _image(self, index: int) -> ImageRecord:
+    def image(self, index: int) -> ImageRecord:
+        """Work on one image."""
         begin = time.perf_counter()
         center, label = self.images.center(index), self.images.label(index)
         scores = self.network.forward(center[None]).reshape(-1)
@@ -176,6 +204,28 @@ class _Run:
         metadata = subject_metadata(self.subject) | {"versions": dict(self.versions), "image": index}
         save_margins(replace(certificate, metadata=metadata), path)
         return str(path)
+
+
+def _image_elsewhere(request: CertifyRequest, identity: str, index: int) -> ImageRecord:
+    """The record of an image, in a process that keeps the model for those that follow."""
+    with only_results_on_stdout(request.debug):
+        return _run_elsewhere(request, identity).image(index)
+
+
+@functools.lru_cache(maxsize=1)
+def _run_elsewhere(request: CertifyRequest, identity: str) -> _Run:
+    """The run of another process, over again.
+
+    Raises:
+        SpecificationError: a file has changed since.
+    """
+    use_threads(request.threads)
+    run = _Run(replace(request, resume=None))
+    if json.dumps(run.identity, sort_keys=True) != identity:
+        raise SpecificationError(
+            f"MODEL, DATA: {request.model} or {request.data} has changed since the command began. Repeat it."
+        )
+    return run
 
 
 def _require_fitting(images: Images, request: CertifyRequest, classes: int) -> None:

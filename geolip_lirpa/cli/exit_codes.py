@@ -14,6 +14,7 @@ from geolip_lirpa.errors import (
     HostUnavailableError,
     SolverError,
     SolverUnavailableError,
+    WorkerError,
 )
 
 
@@ -32,7 +33,7 @@ class ExitCode(enum.IntEnum):
 
 EXPLANATIONS: dict[ExitCode, str] = {
     ExitCode.OK: "done; `check`: every claim was proven again",
-    ExitCode.NOT_PROVEN: "incomplete: no finite bound could be proven, or the output could not be delivered",
+    ExitCode.NOT_PROVEN: "incomplete: no finite bound, a process was killed, or the output could not be delivered",
     ExitCode.BAD_INPUT: "bad usage or bad input, named by the line 'error: ...'",
     ExitCode.REFUSED: "`check`: the certificate is damaged, altered, or does not prove its claims for this model",
     ExitCode.UNAVAILABLE: "a package or a licence that the request needs is missing",
@@ -46,6 +47,6 @@ def exit_code_of(error: GeolipError) -> ExitCode:
     """The exit code of an error that ends a command (a refused certificate is `check`'s own business)."""
     if isinstance(error, (SolverUnavailableError, HostUnavailableError, ClusterUnavailableError)):
         return ExitCode.UNAVAILABLE
-    if isinstance(error, (SolverError, ClusterError)):
+    if isinstance(error, (SolverError, ClusterError, WorkerError)):
         return ExitCode.NOT_PROVEN
     return ExitCode.BAD_INPUT

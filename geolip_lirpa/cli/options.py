@@ -28,6 +28,12 @@ Threads = Annotated[
         "--threads", metavar="N", help="Threads; default: OMP_NUM_THREADS, else 1. Only large networks gain from more."
     ),
 ]
+Jobs = Annotated[
+    int,
+    typer.Option(
+        "--jobs", "-j", metavar="N", help="Processes, each with images of its own; 0 for one on each processor."
+    ),
+]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an internal error, and warnings.")]
 Tie = Annotated[
     list[str] | None,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -57,26 +58,22 @@ def only_results_on_stdout(debug: bool) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def progress_bar(label: str, shown: bool, time_left: bool = False) -> Iterator[Callable[[int, int], None] | None]:
+def progress_bar(label: str, shown: bool) -> Iterator[Callable[[int, int], None] | None]:
     """A callback for ``(finished, all)`` that moves a bar on standard error; None where no one would see it."""
     if not shown or not sys.stderr.isatty():
         yield None
         return
+    from rich import progress as bars
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        ProgressColumn,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
 
-    columns: list[ProgressColumn] = [TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn()]
-    columns += [TimeElapsedColumn(), *([TextColumn("left"), TimeRemainingColumn()] if time_left else [])]
-    # pieces of work may take minutes each: the pace is that of the last hour
-    with Progress(*columns, console=Console(stderr=True), transient=True, speed_estimate_period=3600) as progress:
+    columns = (
+        bars.TextColumn("{task.description}", markup=False), bars.BarColumn(), bars.MofNCompleteColumn(),
+        bars.TimeElapsedColumn(), bars.TextColumn("left"), bars.TimeRemainingColumn(),
+    )  # fmt: skip
+    # the time left is told from the whole run: single pieces of work differ too much
+    with bars.Progress(
+        *columns, console=Console(stderr=True), transient=True, speed_estimate_period=math.inf
+    ) as progress:
         task = progress.add_task(label, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)
 
