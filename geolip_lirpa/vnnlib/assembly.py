@@ -77,8 +77,8 @@ def _require_ends(query: Query, form: FactoredForm) -> None:
                 side, sign = ("lower", ">=") if interval.low is None else ("upper", "<=")
                 raise query.source.error(
                     query.input_position(i),
-                    f"input {query.input_name(i)} has no {side} end; allowed are inputs with both ends in each disjunct. "
-                    f"Assert {sign} for it.",
+                    f"input {query.input_name(i)} has no {side} end; allowed are inputs with both ends in each "
+                    f"disjunct. Assert {sign} for it.",
                 )
 
 

@@ -130,6 +130,6 @@ class _Reader:
             return constant(word)
         raise self._error(
             place,
-            f"got {word[:40]!r}, which is not declared; allowed are numbers, the {len(self.declared['X'])} inputs X_i and "
-            f"the {len(self.declared['Y'])} outputs Y_j declared before. Declare it.",
+            f"got {word[:40]!r}, which is not declared; allowed are numbers, the {len(self.declared['X'])} inputs X_i "
+            f"and the {len(self.declared['Y'])} outputs Y_j declared before. Declare it.",
         )
