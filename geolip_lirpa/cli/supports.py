@@ -1,7 +1,7 @@
 """``geolip-lirpa supports``: what `verify` serves, in the words of the VNN-LIB 2.0 standard, chapter 5.
 
-Place in the data flow: level 12, ``capability -> lines``. Imports nothing heavy; a test compares the operators with what
-networks of them really do.
+Place in the data flow: level 12, ``capability -> lines``. Imports nothing heavy; a test compares the operators with
+what networks of them really do.
 """
 
 from __future__ import annotations
