@@ -91,6 +91,20 @@ def load_onnx(path: str | Path, logits: bool = False) -> OnnxModel:
     return OnnxModel(module, shape, file, hashlib.sha256(content).hexdigest())
 
 
+def element_types(path: str | Path) -> tuple[int, int]:
+    """ONNX's numbers for the element types of the first input and the first output; 0 for none.
+
+    Raises:
+        ModelError: the file is missing, unreadable, or no ONNX model.
+    """
+    file = Path(path)
+    model = _loaded(_import("onnx"), file, _unpacked(file, _read(file)))
+    kinds = [
+        values[0].type.tensor_type.elem_type if values else 0 for values in (_graph_inputs(model), model.graph.output)
+    ]
+    return kinds[0], kinds[1]
+
+
 def _import(name: str) -> Any:
     try:
         return importlib.import_module(name)
@@ -123,10 +137,7 @@ def _unpacked(file: Path, content: bytes) -> bytes:
 
 def _parse(onnx: Any, file: Path, content: bytes) -> Any:
     """The checked model, its initializers no longer listed as inputs, at an opset that onnx2torch serves."""
-    try:
-        model = onnx.load_model_from_string(content)
-    except Exception as error:
-        raise ModelError(f"{file}: not an ONNX model, or cut off ({_first_line(error)}). {_ADVICE}") from error
+    model = _loaded(onnx, file, content)
     if not model.graph.node:
         raise ModelError(f"{file}: not an ONNX model: its graph has no nodes. {_ADVICE}")
     _load_external_data(onnx, file, model)
@@ -136,6 +147,13 @@ def _parse(onnx: Any, file: Path, content: bytes) -> Any:
         raise ModelError(f"{file}: invalid ONNX model: {_first_line(error)}. {_ADVICE}") from error
     _require_float(file, model)
     return _upgraded(onnx, file, model)
+
+
+def _loaded(onnx: Any, file: Path, content: bytes) -> Any:
+    try:
+        return onnx.load_model_from_string(content)
+    except Exception as error:
+        raise ModelError(f"{file}: not an ONNX model, or cut off ({_first_line(error)}). {_ADVICE}") from error
 
 
 def _load_external_data(onnx: Any, file: Path, model: Any) -> None:

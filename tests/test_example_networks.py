@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import onnx
@@ -16,7 +13,8 @@ from onnx import numpy_helper
 from geolip_lirpa.onnx_model import load_onnx
 
 FOLDER = Path(__file__).resolve().parents[1] / "vnnlib_specs"
-NETWORKS = sorted(path.name for path in FOLDER.glob("*.onnx"))
+NETWORKS = sorted(path.name for path in FOLDER.glob("digits_*.onnx"))
+CONTROLLERS = sorted({path.name for path in FOLDER.glob("*.onnx")} - set(NETWORKS))
 
 # a machine with other vector instructions trains slightly different weights, see vnnlib_specs/README.md
 TRAINING_TOLERANCE = 2e-3
@@ -27,19 +25,11 @@ def _images(shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
         return data["images"].reshape(-1, *shape[1:]), data["labels"]
 
 
-def _script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("make_networks", FOLDER / "make_networks.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
 def test_folder_holds_the_networks_its_readme_lists() -> None:
     text = (FOLDER / "README.md").read_text(encoding="utf-8")
     assert NETWORKS == ["digits_32-32.onnx", "digits_conv.onnx", "digits_residual.onnx", "digits_tanh.onnx"]
-    assert all(f"`{name}`" in text for name in NETWORKS)
+    assert CONTROLLERS == ["cart_pole.onnx", "pendulum.onnx"]
+    assert all(f"`{name}`" in text for name in NETWORKS + CONTROLLERS)
     assert sum(path.stat().st_size for path in FOLDER.iterdir() if path.is_file()) < 500_000
 
 
@@ -65,14 +55,19 @@ def test_network_is_accurate_and_agrees_with_onnxruntime(name: str) -> None:
     assert (outputs.argmax(axis=1) == labels).mean() >= 0.9
 
 
-def test_script_makes_the_same_network_again() -> None:
+@pytest.mark.parametrize("name", ["digits_residual.onnx", "pendulum.onnx"])
+def test_script_makes_the_same_network_again(name: str) -> None:
     pytest.importorskip("sklearn")
-    script = _script()
-    name = "digits_residual.onnx"
+    import make_controllers
+    import make_networks
+
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        made = script.make_network(name, script.load_data())[1]
+        if name in CONTROLLERS:
+            made = make_controllers.make_controller(name)
+        else:
+            made = make_networks.make_network(name, make_networks.load_data())[1]
     finally:
         torch.set_num_threads(threads)
     stored = onnx.load(FOLDER / name)
@@ -82,3 +77,17 @@ def test_script_makes_the_same_network_again() -> None:
         np.testing.assert_allclose(
             numpy_helper.to_array(new), numpy_helper.to_array(old), rtol=0, atol=TRAINING_TOLERANCE
         )
+
+
+@pytest.mark.parametrize("name", ["cart_pole.onnx", "pendulum.onnx"])
+def test_controller_imitates_its_regulator(name: str) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    import make_controllers
+
+    controller = make_controllers.CONTROLLERS[name]()
+    ranges = torch.tensor(controller.ranges)
+    states = (2 * torch.rand(1000, len(ranges), generator=torch.Generator().manual_seed(1)) - 1) * ranges
+    session = onnxruntime.InferenceSession(str(FOLDER / name), providers=["CPUExecutionProvider"])
+    found = session.run(None, {"state": states.numpy()})[0]
+    expected = controller.target(states.double()).numpy()
+    assert np.abs(found - expected).max() < 0.6 and np.sqrt(np.mean((found - expected) ** 2)) < 0.1

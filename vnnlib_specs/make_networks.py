@@ -90,8 +90,9 @@ def architectures() -> dict[str, nn.Sequential]:
 
 
 def input_shape(network: nn.Sequential) -> tuple[int, ...]:
-    """Shape of one image for this network."""
-    return (1, 8, 8) if isinstance(network[0], nn.Conv2d) else (64,)
+    """Shape of one sample for this network."""
+    first = network[0]
+    return (first.in_features,) if isinstance(first, nn.Linear) else (1, 8, 8)
 
 
 def train(network: nn.Sequential, data: Digits, generator: torch.Generator) -> None:
@@ -156,16 +157,19 @@ class Graph:
         return result
 
 
-def to_onnx(network: nn.Sequential, name: str) -> onnx.ModelProto:
-    """The network as an ONNX model with float32 weights and a free batch size."""
+def to_onnx(
+    network: nn.Sequential, name: str, input_name: str = "image", script: str = "make_networks.py"
+) -> onnx.ModelProto:
+    """The network as an ONNX model with float32 weights and a free batch size; it names the script that made it."""
     graph = Graph()
-    result = graph.add_layers(network, "image", "layer")
-    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", *input_shape(network)])
-    logits = helper.make_tensor_value_info(result, TensorProto.FLOAT, ["batch", 10])
+    result = graph.add_layers(network, input_name, "layer")
+    width = len(list(network.parameters())[-1])
+    sample = helper.make_tensor_value_info(input_name, TensorProto.FLOAT, ["batch", *input_shape(network)])
+    outputs = helper.make_tensor_value_info(result, TensorProto.FLOAT, ["batch", width])
     model = helper.make_model(
-        helper.make_graph(graph.nodes, name, [image], [logits], graph.weights),
+        helper.make_graph(graph.nodes, name, [sample], [outputs], graph.weights),
         opset_imports=[helper.make_opsetid("", OPSET)],
-        producer_name="geolip-lirpa vnnlib_specs/make_networks.py",
+        producer_name=f"geolip-lirpa vnnlib_specs/{script}",
     )
     model.ir_version = IR_VERSION
     onnx.checker.check_model(model, full_check=True)

@@ -19,7 +19,9 @@ from geolip_lirpa.cli.compare import compare_command
 from geolip_lirpa.cli.exit_codes import EXPLANATIONS, ExitCode, exit_code_of
 from geolip_lirpa.cli.export import export_command
 from geolip_lirpa.cli.lipschitz import lipschitz_command
+from geolip_lirpa.cli.supports import supports_command
 from geolip_lirpa.cli.terminal import allow_any_text, interrupted, print_error
+from geolip_lirpa.cli.verify import verify_command
 from geolip_lirpa.cli.versions import package_version
 from geolip_lirpa.errors import GeolipError
 
@@ -81,13 +83,16 @@ def application() -> typer.Typer:
     """The commands with their options."""
     app = typer.Typer(
         name=PROGRAM,
-        help="Proven Lipschitz constants, margins and radii of neural networks, and their certificates.",
+        help="Proven Lipschitz constants, margins, radii and VNN-LIB verdicts of neural networks.",
         epilog=_EPILOG,
         invoke_without_command=True,
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["--help", "-h"]},
     )
     app.callback()(_options)
+    app.command("verify")(verify_command)
+    # capabilities are spelled like options
+    app.command("supports", context_settings={"ignore_unknown_options": True})(supports_command)
     app.command("lipschitz")(lipschitz_command)
     app.command("certify")(certify_command)
     app.command("radius")(radius_command)
@@ -101,9 +106,11 @@ def application() -> typer.Typer:
 def _options(
     context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+    name: Annotated[bool, typer.Option("--name", help="Print the program's name and exit.")] = False,
 ) -> None:
-    if version:
-        print(f"{PROGRAM} {package_version()}")
+    if version or name:
+        # each alone, as VNN-LIB 2.0 wants it
+        print(PROGRAM if name else package_version())
         raise typer.Exit(ExitCode.OK)
     if context.invoked_subcommand is None:
         print(context.get_help())

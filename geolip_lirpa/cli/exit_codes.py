@@ -32,7 +32,7 @@ class ExitCode(enum.IntEnum):
 
 
 EXPLANATIONS: dict[ExitCode, str] = {
-    ExitCode.OK: "done; `check`: every claim was proven again",
+    ExitCode.OK: "done; `verify`: whatever the verdict; `check`: every claim was proven again",
     ExitCode.NOT_PROVEN: "incomplete: no finite bound, a process was killed, or the output could not be delivered",
     ExitCode.BAD_INPUT: "bad usage or bad input, named by the line 'error: ...'",
     ExitCode.REFUSED: "`check`: the certificate is damaged, altered, or does not prove its claims for this model",

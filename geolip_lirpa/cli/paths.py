@@ -6,6 +6,7 @@ Place in the data flow: level 12, used by the commands.
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 from geolip_lirpa.errors import SpecificationError
@@ -38,3 +39,21 @@ def require_writable(option: str, path: Path) -> None:
         raise SpecificationError(f"{option}: {folder} is not a folder. Create it first, or name another one.")
     if not os.access(folder, os.W_OK) or (path.exists() and not os.access(path, os.W_OK)):
         raise SpecificationError(f"{option}: {path} cannot be written. Name a file in a writable folder.")
+
+
+def write_file(option: str, path: Path, content: bytes) -> None:
+    """Write a file through a temporary neighbour, so that no reader sees half of it.
+
+    Raises:
+        SpecificationError: names the option and the path.
+    """
+    try:
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+            # a plain file in it, unlike a temporary file, has the permissions that the user's files have
+            neighbour = Path(folder) / path.name
+            neighbour.write_bytes(content)
+            os.replace(neighbour, path)
+    except OSError as error:
+        raise SpecificationError(
+            f"{option}: {path} cannot be written ({error.strerror}). Name a file in a writable folder."
+        ) from None

@@ -24,15 +24,24 @@ def use_threads(requested: int | None) -> int:
     Raises:
         SpecificationError: less than 1.
     """
-    if requested is not None and requested < 1:
-        raise SpecificationError(f"--threads: got {requested}; allowed are 1 and more. Leave it out for one.")
-    count = requested or _from_environment() or 1
+    count = thread_count(requested)
     if "numpy" not in sys.modules:
         os.environ.update(dict.fromkeys(_VARIABLES, str(count)))
     import torch
 
     torch.set_num_threads(count)
     return count
+
+
+def thread_count(requested: int | None) -> int:
+    """The number that `use_threads` would choose.
+
+    Raises:
+        SpecificationError: less than 1.
+    """
+    if requested is not None and requested < 1:
+        raise SpecificationError(f"--threads: got {requested}; allowed are 1 and more. Leave it out for one.")
+    return requested or _from_environment() or 1
 
 
 def _from_environment() -> int | None:
