@@ -7,6 +7,10 @@ iterator stops what is still at work.
 from __future__ import annotations
 
 import contextlib
+import logging
+import os
+import threading
+import time
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import CancelledError
 from typing import Any
@@ -18,6 +22,7 @@ BACKENDS = ("loky", "dask")
 _CONNECT = "10s"
 # A pool that breaks so often without finishing anything will not recover.
 _MOST_RESTARTS = 3
+_WATCH, _WATCH_SECONDS = "geolip-parent", 0.5
 
 
 def finished_jobs(
@@ -74,13 +79,26 @@ def _pool(jobs: Sequence[Job], workers: int) -> Iterator[tuple[str, Finished]]:
     pool = joblib.Parallel(
         n_jobs=workers, backend="loky", return_as="generator_unordered", batch_size=1, pre_dispatch=workers
     )
-    results = pool(joblib.delayed(_named)(job) for job in jobs)
+    results = pool(joblib.delayed(_named)(job, os.getpid()) for job in jobs)
     with contextlib.closing(results):
         yield from results
 
 
-def _named(job: Job) -> tuple[str, Finished]:
+def _named(job: Job, parent: int) -> tuple[str, Finished]:
+    _end_with(parent)
     return _name(job), work(job)
+
+
+def _end_with(parent: int) -> None:
+    """Let this worker end soon after its parent: loky's workers would wait for minutes for work that never comes."""
+    if parent != os.getpid() and all(thread.name != _WATCH for thread in threading.enumerate()):
+        threading.Thread(target=_watch, args=(parent,), name=_WATCH, daemon=True).start()
+
+
+def _watch(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(_WATCH_SECONDS)
+    os._exit(1)
 
 
 def _name(job: Job) -> str:
@@ -114,6 +132,8 @@ def _client(scheduler: str) -> Any:
             f"--backend dask: the package distributed is missing ({error}). "
             "Run: pip install 'geolip-lirpa[cluster]', or choose --backend loky."
         ) from None
+    # what it logs about a lost connection is said once, by the error below
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)
     try:
         return Client(scheduler, timeout=_CONNECT, set_as_default=False)
     except (OSError, TimeoutError, ValueError, ImportError) as error:

@@ -11,7 +11,6 @@ import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 
 from geolip_lirpa.cli.paths import require_file
@@ -42,10 +41,15 @@ class Instance:
         """Where network and specification are, the compressed one where there is no other."""
         return _present(self.folder / self.onnx), _present(self.folder / self.vnnlib)
 
-    def digest(self, seed: int) -> str:
-        """What the answer depends on, besides method and timeout; `UNREADABLE` where a file cannot be read."""
+    def digest(self, seed: int, known: dict[Path, str]) -> str:
+        """What the answer depends on, besides method and timeout; `UNREADABLE` where a file cannot be read.
+
+        Args:
+            seed: of random starts.
+            known: digests of files, to which those of new ones are added.
+        """
         try:
-            parts = [_digest(path) for path in self.files]
+            parts = [known.setdefault(path, known.get(path) or _digest(path)) for path in self.files]
         except OSError:
             return UNREADABLE
         return hashlib.sha256(f"{' '.join(parts)} {seed}".encode()).hexdigest()[:16]
@@ -130,7 +134,6 @@ def _present(path: Path) -> Path:
     return compressed if not path.exists() and compressed.exists() else path
 
 
-@lru_cache(maxsize=4096)
 def _digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -43,9 +43,10 @@ def run_bench(request: BenchRequest) -> ExitCode:
 
 def _jobs(request: BenchRequest, listed: InstanceList) -> dict[Key, Job]:
     """All jobs, instance by instance, so that a run that was stopped has whole instances."""
-    jobs = {}
+    jobs: dict[Key, Job] = {}
+    known: dict[Path, str] = {}
     for instance in listed.instances:
-        digest = instance.digest(request.seed)
+        digest = instance.digest(request.seed, known)
         for method in request.methods:
             job = _job(request, instance, method, listed.name, digest)
             jobs[key(job.row)] = job

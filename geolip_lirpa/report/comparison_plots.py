@@ -50,6 +50,8 @@ _STYLE: Any = {
 _SHORTEST = 1e-3
 # More markers are drawn as one picture, which stays small.
 _MOST_MARKERS = 1200
+# Between two labelled ticks, as a part of the axis.
+_LEAST_GAP = 0.09
 
 
 @dataclass(frozen=True)
@@ -236,15 +238,16 @@ def _diagonal(axes: Axes, low: float, high: float) -> None:
 
 
 def _few_ticks(axes: Axes) -> None:
-    """Powers on both sides of zero would run into each other."""
+    """Powers on both sides of zero would run into each other: from zero outward, those with room between them."""
     for axis in (axes.xaxis, axes.yaxis):
-        ticks = [float(t) for t in axis.get_majorticklocs()]
         low, high = sorted(axis.get_view_interval())
-        inside = [t for t in ticks if low <= t <= high]
-        while len(inside) > 9:
-            zero = inside.index(0.0) if 0.0 in inside else 0
-            inside = [t for place, t in enumerate(inside) if (place - zero) % 2 == 0]
-        axis.set_ticks(inside)
+        inside = sorted((float(t) for t in axis.get_majorticklocs() if low <= t <= high), key=abs)
+        places = axis.get_transform().transform(np.array([low, high, *inside]))
+        kept: dict[float, float] = {}
+        for tick, place in zip(inside, (places[2:] - places[0]) / (places[1] - places[0]), strict=True):
+            if all(abs(place - other) > _LEAST_GAP for other in kept.values()):
+                kept[tick] = float(place)
+        axis.set_ticks(sorted(kept))
         axis.set_minor_locator(NullLocator())
         axis.set_major_formatter(FuncFormatter(_plain))
 
@@ -275,7 +278,7 @@ def _svg(figure: Figure, name: str) -> str:
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL)
     # fonts as the page has them
-    svg = re.sub(r"\bfont: ([\d.]+px)[^;\"]*", r"font-size: \1", svg)
+    svg = re.sub(r"\bfont-family: [^;\"]*;? ?", "", svg)
     svg = re.sub(r'(\bid="|\burl\(#|href="#)', rf"\g<1>{name}-", svg)
     svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
     return re.sub(r'(<svg[^>]*?) height="[^"]*"', r'\1 aria-hidden="true" focusable="false"', svg, count=1)
