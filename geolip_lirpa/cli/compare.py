@@ -5,12 +5,12 @@ Place in the data flow: level 12, ``command line -> CompareRequest -> page, tabl
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from geolip_lirpa.cli.compare_request import CompareRequest
 from geolip_lirpa.cli.options import Debug, Json
 from geolip_lirpa.cli.paths import require_file, require_writable
 from geolip_lirpa.errors import SpecificationError
@@ -37,17 +37,6 @@ Expected = Annotated[
 ]
 Csv = Annotated[bool, typer.Option("--csv", help="Print the counts as a CSV table.")]
 Title = Annotated[str, typer.Option("--title", metavar="TEXT", help="Title of the page.")]
-
-
-@dataclass(frozen=True)
-class CompareRequest:
-    """The options, see the command's help; `report` is None for no page."""
-
-    results: tuple[Path, ...]
-    report: Path | None
-    expected: tuple[Path, ...]
-    title: str
-    format: str
 
 
 def compare_command(

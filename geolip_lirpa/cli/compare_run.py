@@ -6,7 +6,7 @@ command runs.
 
 from __future__ import annotations
 
-from geolip_lirpa.cli.compare import CompareRequest
+from geolip_lirpa.cli.compare_request import CompareRequest
 from geolip_lirpa.cli.comparison_inputs import load_expectations, load_results
 from geolip_lirpa.cli.exit_codes import ExitCode
 from geolip_lirpa.cli.line_file import LineFile
