@@ -26,12 +26,13 @@ from typing import Any
 from geolip_lirpa import errors
 from geolip_lirpa.errors import GeolipError
 
-# Imported by the server once; the server skips what cannot be imported.
+# Imported by the server once; the server skips what cannot be imported. The last two are loaded by torch's exporter and
+# the readers of models when they are first used, which takes seconds. Not onnxruntime: it starts a thread, and a process
+# with threads is not to be forked.
 _PRELOADED = (
-    "geolip_lirpa.verify_files",
-    "geolip_lirpa.margins",
-    "geolip_lirpa.verify_types",
-    "geolip_lirpa.onnx_model",
+    *(f"geolip_lirpa.{name}" for name in ("verify_files", "margins", "verify_types", "onnx_model")),
+    "onnx",
+    "torch._dynamo",
 )
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 # For importing torch and auto_LiRPA on a slow, busy machine; not part of the limit.

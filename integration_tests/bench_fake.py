@@ -1,6 +1,6 @@
 """Stands for `verify_files.verify_files` in tests of the runner: what it does is written in the specification.
 
-A specification has lines ``METHOD WORD [NUMBER]``, for all methods if METHOD is ``*``; WORD is a verdict with its
+A specification has comments ``; METHOD WORD [NUMBER]``, for all methods if METHOD is ``*``; WORD is a verdict with its
 bound, or what is to go wrong. Every call leaves a line in ``calls`` next to the specification.
 """
 
@@ -37,7 +37,7 @@ def verify(onnx: Path, vnnlib: Path, options: VerifyOptions) -> VerifyResult:
         time.sleep(0 if word == "sleep" else 1000)
         word, number = "unsat", 1.0
     verdict = Verdict("unsat" if word == "late" else word)
-    witness = Witness(np.array([0.1, number]), np.array([-1.0])) if verdict is Verdict.SAT else None
+    witness = Witness(np.array([0.125, number]), np.array([-1.0])) if verdict is Verdict.SAT else None
     bound = None if verdict is Verdict.SAT else number
     reason = "nothing was found" if verdict is Verdict.UNKNOWN else ""
     return VerifyResult(verdict, witness, bound, 0.0, ("crown", "splitting"), 3, reason)
@@ -45,7 +45,9 @@ def verify(onnx: Path, vnnlib: Path, options: VerifyOptions) -> VerifyResult:
 
 def _instruction(text: str, method: str) -> tuple[str, float]:
     for line in text.splitlines():
-        name, word, *rest = line.split()
+        if not line.startswith("; "):
+            continue
+        name, word, *rest = line[2:].split()
         if name in ("*", method):
             return word, float(rest[0]) if rest else 0.0
     raise ValueError(f"nothing is written for {method}")

@@ -9,6 +9,15 @@ from geolip_lirpa.report.bench_rows import BenchRow, read_rows
 
 # Longer than any test: no row of these tests may depend on how busy the machine is.
 LONG = 300
+_BODY = """(declare-const X_0 Real)
+(declare-const X_1 Real)
+(declare-const Y_0 Real)
+(assert (>= X_0 0.0))
+(assert (<= X_0 9.0))
+(assert (>= X_1 0.0))
+(assert (<= X_1 9.0))
+(assert (<= Y_0 0.0))
+"""
 
 
 def write_instances(folder: Path, instructions: list[str], timeout: float = LONG) -> Path:
@@ -18,11 +27,16 @@ def write_instances(folder: Path, instructions: list[str], timeout: float = LONG
     (folder / "onnx" / "net.onnx").write_bytes(b"weights")
     lines = []
     for number, instruction in enumerate(instructions):
-        (folder / "vnnlib" / f"p{number}.vnnlib").write_text(instruction)
+        write_specification(folder / "vnnlib" / f"p{number}.vnnlib", instruction)
         lines.append(f"onnx/net.onnx,vnnlib/p{number}.vnnlib,{timeout}\n")
     path = folder / "instances.csv"
     path.write_text("".join(lines))
     return path
+
+
+def write_specification(path: Path, instruction: str) -> None:
+    """A specification of two inputs and an output that tells `bench_fake` what to do."""
+    path.write_text("".join(f"; {line}\n" for line in instruction.splitlines()) + _BODY)
 
 
 def rows_of(results: Path) -> list[BenchRow]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import bench_fake
@@ -110,7 +109,7 @@ def test_compressed_files_are_found(run: Command, tmp_path: Path) -> None:
 
 
 def test_witnesses_are_written(run: Command, tmp_path: Path) -> None:
-    instances = write_instances(tmp_path / "x", GOOD)
+    instances = write_instances(tmp_path / "x", [*GOOD[:3], "* sat 7"])
     (tmp_path / "w").mkdir()
     arguments = (
         "bench",
@@ -122,15 +121,11 @@ def test_witnesses_are_written(run: Command, tmp_path: Path) -> None:
         "--witnesses",
         tmp_path / "w",
     )
-    instances.with_name("vnnlib").joinpath("p3.vnnlib").write_text("* sat 7")
     assert run(*arguments).code == ExitCode.OK
-    found = [json.loads(path.read_text()) for path in sorted((tmp_path / "w").iterdir())]
-    assert sorted((w["vnnlib"], w["method"], w["inputs"]) for w in found) == sorted(
-        (f"vnnlib/p{n}.vnnlib", method, [0.1, value])
-        for n, value in ((1, 0.25), (3, 7.0))
-        for method in ("crown", "sdp")
-    )
-    assert all(w["onnx"] == "onnx/net.onnx" and w["outputs"] == [-1.0] for w in found)
+    found = {path.name.rpartition("-")[0]: path.read_text() for path in (tmp_path / "w").iterdir()}
+    assert found.keys() == {f"net-p{n}-{method}" for n in (1, 3) for method in ("crown", "sdp")}
+    assert all(path.suffix == ".counterexample" for path in (tmp_path / "w").iterdir())
+    assert found["net-p1-sdp"] == "((X_0 0.125)\n(X_1 0.25)\n(Y_0 -1.0))\n" and "(X_1 7.0)" in found["net-p3-crown"]
 
 
 def test_contradicted_verdicts_end_with_their_own_code(run: Command, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import bench_fake
 import bench_workers
 import pytest
-from bench_runs import calls, rows_of, verdicts, write_instances
+from bench_runs import calls, rows_of, verdicts, write_instances, write_specification
 from command_line import Command, require_error
 
 from geolip_lirpa.cli import bench_backends, bench_request
@@ -87,7 +87,7 @@ def test_interrupted_runs_leave_their_rows(run: Command, tmp_path: Path) -> None
     assert verdicts(out) == [(f"p{n}", "crown", "unsat") for n in range(3)]
     for n in range(3, 6):
         # the files are part of what identifies a row: only those that are not finished may change
-        (tmp_path / "vnnlib" / f"p{n}.vnnlib").write_text("* sat 1")
+        write_specification(tmp_path / "vnnlib" / f"p{n}.vnnlib", "* sat 1")
     assert run(*arguments).code == ExitCode.OK
     assert [v for _, _, v in verdicts(out)] == ["unsat"] * 3 + ["sat"] * 3
 
@@ -121,7 +121,7 @@ def test_files_of_other_runs_are_refused_and_kept(run: Command, tmp_path: Path) 
     ):
         require_error(run(*arguments), ExitCode.BAD_INPUT, "--out", words, "Name another file")
         assert out.read_bytes() == content
-    (tmp_path / "a" / "vnnlib" / "p0.vnnlib").write_text("* unsat 2")
+    write_specification(tmp_path / "a" / "vnnlib" / "p0.vnnlib", "* unsat 2")
     require_error(run(*same), ExitCode.BAD_INPUT, "--out", "other files", "p0.vnnlib")
     assert out.read_bytes() == content and len(calls(instances)) == 2
 

@@ -27,6 +27,7 @@ class Job:
         timeout: seconds.
         seed: of random starts.
         function: ``"module:name"`` of what verifies, see `verify_files.verify_files`.
+        witness: whether the witness of ``sat`` is wanted.
     """
 
     row: BenchRow
@@ -35,14 +36,15 @@ class Job:
     timeout: float
     seed: int
     function: str
+    witness: bool = False
 
 
 @dataclass(frozen=True)
 class Finished:
-    """A completed row, with inputs and outputs of the witness of ``sat``."""
+    """A completed row, with the witness of ``sat`` in the format of its specification if that is wanted."""
 
     row: BenchRow
-    witness: tuple[list[float], list[float]] | None = None
+    witness: str | None = None
 
 
 def work(job: Job) -> Finished:
@@ -84,7 +86,7 @@ def _without_answer(row: BenchRow, outcome: LimitedOutcome) -> BenchRow:
     )
 
 
-def _answer(job: Job) -> tuple[dict[str, Any], tuple[list[float], list[float]] | None]:
+def _answer(job: Job) -> tuple[dict[str, Any], str | None]:
     """Runs in the child; returns plain values, so that workers need not import what made them."""
     module, _, name = job.function.partition(":")
     verify = getattr(importlib.import_module(module), name)
@@ -98,9 +100,11 @@ def _answer(job: Job) -> tuple[dict[str, Any], tuple[list[float], list[float]] |
         "boxes": int(result.boxes),
         "detail": _shortened(result.reason),
     }
-    if result.witness is None:
+    if result.witness is None or not job.witness:
         return fields, None
-    return fields, (result.witness.inputs.tolist(), result.witness.outputs.tolist())
+    from geolip_lirpa.vnnlib import read_specification, witness_text
+
+    return fields, witness_text(read_specification(job.vnnlib), result.witness.inputs, result.witness.outputs)
 
 
 def _shortened(text: str) -> str:

@@ -58,7 +58,8 @@ def _job(request: BenchRequest, instance: Instance, method: str, benchmark: str,
         instance.onnx, instance.vnnlib, method, "error", 0.0, benchmark=benchmark, timeout=instance.timeout, run=digest
     )
     onnx, vnnlib = instance.files
-    return Job(row, onnx, vnnlib, instance.timeout, request.seed, request.function)
+    wanted = request.witnesses is not None
+    return Job(row, onnx, vnnlib, instance.timeout, request.seed, request.function, wanted)
 
 
 def _work(request: BenchRequest, jobs: dict[Key, Job], results: ResultsFile) -> bool:

@@ -6,27 +6,22 @@ Place in the data flow: level 12, ``Finished -> file``, used by `bench_run`.
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from pathlib import Path
 
 from geolip_lirpa.cli.bench_job import Finished
-from geolip_lirpa.cli.line_file import LineFile
+from geolip_lirpa.cli.paths import write_file
 
 
 def write_witness(folder: Path, finished: Finished) -> Path:
-    """Write inputs and outputs of a witness; the name is made from the instance and the method.
+    """Write the witness of a row, in the format of its specification; the name says which row.
 
     Raises:
         SpecificationError: the file cannot be written.
     """
     row = finished.row
-    path = folder / f"{witness_name(row.onnx, row.vnnlib, row.method)}.json"
-    inputs, outputs = finished.witness or ([], [])
-    record = {
-        "onnx": row.onnx, "vnnlib": row.vnnlib, "method": row.method, "inputs": inputs, "outputs": outputs
-    }  # fmt: skip
-    LineFile("--witnesses", path, "rows").rewrite([json.dumps(record, allow_nan=False) + "\n"])
+    path = folder / f"{witness_name(row.onnx, row.vnnlib, row.method)}.counterexample"
+    write_file("--witnesses", path, (finished.witness or "").encode())
     return path
 
 
