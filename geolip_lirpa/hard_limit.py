@@ -27,8 +27,8 @@ from geolip_lirpa import errors
 from geolip_lirpa.errors import GeolipError
 
 # Imported by the server once; the server skips what cannot be imported. The last two are loaded by torch's exporter and
-# the readers of models when they are first used, which takes seconds. Not onnxruntime: it starts a thread, and a process
-# with threads is not to be forked.
+# the readers of models when they are first used, which takes seconds. Not onnxruntime: it starts a thread, and what has
+# threads is not to be forked.
 _PRELOADED = (
     *(f"geolip_lirpa.{name}" for name in ("verify_files", "margins", "verify_types", "onnx_model")),
     "onnx",
