@@ -6,6 +6,7 @@ Place in the data flow: level 11, ``Comparison -> Plot``, used by `comparison_pa
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter, NullLocator
 
 from geolip_lirpa.report.bench_rows import BenchRow
 from geolip_lirpa.report.comparison import ORDER, Comparison
@@ -88,6 +89,7 @@ def cactus(comparison: Comparison) -> Plot:
             )  # fmt: skip
         axes.set_xscale("log")
         axes.set_ylim(bottom=0)
+        axes.yaxis.set_major_locator(MaxNLocator(integer=True))
         _plain_log(axes)
         axes.set_xlabel("seconds for an instance")
         axes.set_ylabel("instances solved")
@@ -256,6 +258,11 @@ def _plain_log(axes: Axes) -> None:
     for axis in (axes.xaxis, axes.yaxis):
         if axis.get_scale() == "log":
             axis.set_major_formatter(FuncFormatter(_plain))
+            axis.set_minor_formatter(NullFormatter())
+            low, high = (math.log10(end) for end in sorted(axis.get_view_interval()))
+            if math.floor(high) <= math.ceil(low):
+                # one power of ten at most is in sight, which gives no scale
+                axis.set_view_interval(10 ** math.floor(low), 10 ** math.ceil(high), ignore=True)
 
 
 def _plain(value: float, _: object = None) -> str:
