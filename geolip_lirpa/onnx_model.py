@@ -26,6 +26,7 @@ from geolip_lirpa.errors import ModelError
 from geolip_lirpa.onnx_rewrite import (
     require_full_precision,
     with_plain_average_pools,
+    with_stored_weights,
     with_weights_right,
     without_empty_padding,
     without_softmax,
@@ -82,7 +83,7 @@ def load_onnx(path: str | Path, logits: bool = False) -> OnnxModel:
     _check_weights(onnx, file, model)
     require_full_precision(model, _graph_inputs(model)[0].type.tensor_type.elem_type)
     declared = _declared_shape(file, model)
-    model = without_empty_padding(without_softmax(onnx, model) if logits else model)
+    model = with_stored_weights(without_empty_padding(without_softmax(onnx, model) if logits else model))
     model = with_plain_average_pools(onnx, model)
     if not _has_batch(declared):
         model = with_weights_right(onnx, model)

@@ -16,6 +16,8 @@ _SOFTMAX = ("Softmax", "LogSoftmax")
 _PASSING = ("Identity", "Flatten", "Reshape", "Squeeze", "Unsqueeze", "Dropout")
 _SHAPE_READERS = ("Shape", "Size")
 _DOUBLE = 11
+# operators whose weights onnx2torch looks for among the initializers alone
+_WEIGHTED = ("Conv", "ConvTranspose")
 # the last opset whose average pools have no dilations
 _PLAIN_POOLS = 18
 
@@ -35,6 +37,19 @@ def without_empty_padding(model: Any) -> Any:
             while name in replaced:
                 name = replaced[name]
             node.input[i] = name
+    return result
+
+
+def with_stored_weights(model: Any) -> Any:
+    """Store weights of convolutions that are constant nodes as initializers; onnx2torch reads only these."""
+    needed = {name for node in model.graph.node if node.op_type in _WEIGHTED for name in node.input[1:]}
+    result = copy.deepcopy(model)
+    for node in list(result.graph.node):
+        value = next((a for a in node.attribute if a.name == "value"), None)
+        if node.op_type == "Constant" and value is not None and node.output[0] in needed:
+            result.graph.initializer.add().CopyFrom(value.t)
+            result.graph.initializer[-1].name = node.output[0]
+            result.graph.node.remove(node)
     return result
 
 

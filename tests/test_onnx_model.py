@@ -17,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from geolip_lirpa.errors import ModelError
 from geolip_lirpa.lirpa import bounded_module, extract_network
-from geolip_lirpa.onnx_model import load_onnx
+from geolip_lirpa.onnx_model import element_types, load_onnx
 
 
 def small_model(
@@ -360,3 +360,39 @@ def test_average_pools_of_later_opsets(tmp_path: Path, opset: int, dilations: tu
     x = torch.randn(shape)
     expected = torch.nn.functional.avg_pool2d(x, 3, 1, 1, count_include_pad=False)
     torch.testing.assert_close(load_onnx(path).module(x), expected)
+
+
+def test_convolution_weights_in_constant_nodes(tmp_path: Path) -> None:
+    """They are read as initializers, also where another node shares them; NaN in them is found all the same."""
+    weight = np.random.default_rng(0).standard_normal((2, 2, 1, 1)).astype(np.float32)
+    path = tmp_path / "conv.onnx"
+    onnx.save(_constant_convolution(weight), path)
+    x = torch.randn(1, 2, 3, 3)
+    expected = torch.nn.functional.conv2d(x, torch.from_numpy(weight)) + torch.from_numpy(weight).reshape(1, 4).sum()
+    torch.testing.assert_close(load_onnx(path).module(x), expected)
+    weight[0, 0] = np.nan
+    onnx.save(_constant_convolution(weight), path)
+    with pytest.raises(ModelError, match="NaN"):
+        load_onnx(path)
+
+
+def _constant_convolution(weight: np.ndarray) -> onnx.ModelProto:
+    """The convolution of x plus the sum of its weights."""
+    nodes = [
+        helper.make_node("Constant", [], ["w"], value=numpy_helper.from_array(weight)),
+        helper.make_node("Conv", ["x", "w"], ["c"]),
+        helper.make_node("ReduceSum", ["w"], ["s"], keepdims=1),
+        helper.make_node("Add", ["c", "s"], ["y"]),
+    ]
+    ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, 2, 3, 3]) for n in ("x", "y")]
+    graph = helper.make_graph(nodes, "conv", ends[:1], ends[1:])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+
+
+def test_element_types(tmp_path: Path) -> None:
+    path = tmp_path / "small.onnx"
+    onnx.save(_constant_convolution(np.ones((2, 2, 1, 1), np.float32)), path)
+    assert element_types(path) == (TensorProto.FLOAT, TensorProto.FLOAT)
+    path.write_bytes(b"nothing")
+    with pytest.raises(ModelError, match=r"small\.onnx"):
+        element_types(path)

@@ -14,7 +14,14 @@ from geolip_lirpa.cli.exit_codes import ExitCode
 from geolip_lirpa.cli.terminal import print_text
 from geolip_lirpa.errors import SpecificationError
 
-OPERATORS = ("Add", "Gemm", "MatMul", "Relu")
+#: Operators that are served in general, with every version of auto_LiRPA. Not listed is what is served in part:
+#: products and quotients by constants; what moves or selects numbers (Concat, Gather, Reshape, Slice, ...), where it
+#: leaves the batch dimension alone; Clip, Elu, PRelu and others, with later versions.
+OPERATORS = (
+    "Abs", "Add", "Atan", "AveragePool", "BatchNormalization", "Constant", "ConstantOfShape", "Conv", "ConvTranspose",
+    "Cos", "Expand", "Flatten", "Gemm", "GlobalAveragePool", "Identity", "LeakyRelu", "MatMul", "MaxPool", "Neg", "Pad",
+    "Relu", "Sigmoid", "Sin", "Softplus", "Sub", "Tanh",
+)  # fmt: skip
 
 #: Each capability with its lines. Theories say what queries may contain: no hidden nodes (NH), one input and one output
 #: (SIO), one network (SNET), no comparison between inputs and outputs (SNC), inputs bounded by numbers and outputs
