@@ -65,3 +65,7 @@ class NetworkBounds:
         else:
             lower = crown_lower_bounds(whole, self._inputs, known, self._iterations)
         return lower[box, place], torch.zeros((len(matrix), self.network.input_size), dtype=torch.float64)
+
+    def gradient_sizes(self, matrix: Tensor, box: Tensor) -> Tensor:
+        """Not known: zero, (R, n0)."""
+        return torch.zeros((len(matrix), self.network.input_size), dtype=torch.float64)
