@@ -30,7 +30,7 @@ from geolip_lirpa.rounding import Array
 from geolip_lirpa.specification import Case, Specification
 from geolip_lirpa.splitting import search
 from geolip_lirpa.splitting.chain_bounds import Boxes, ChainBounds, Pair
-from geolip_lirpa.splitting.inputs import BATCH, BoxBounds, InputSplitting
+from geolip_lirpa.splitting.inputs import BATCH, FEW_INPUTS, BoxBounds, InputSplitting
 from geolip_lirpa.splitting.network_bounds import NetworkBounds
 from geolip_lirpa.splitting.neurons import NeuronSplitting
 from geolip_lirpa.splitting.relu_chain import ReluChain, relu_chain
@@ -40,8 +40,6 @@ from geolip_lirpa.unit_box import over_unit_box
 from geolip_lirpa.verify_types import Verdict, VerifyOptions, VerifyResult, Witness
 from geolip_lirpa.violations import Judge, Replay, Violation
 
-# with at most so many inputs that vary, boxes are halved
-_FEW_INPUTS = 10
 # starts of an attack and steps from each, and how many gradients it may cost
 _STARTS, _STEPS, _SEARCH = 16, 40, 50_000
 # entries of a chain's matrices up to which it computes outputs faster than the network itself
@@ -189,7 +187,7 @@ class _Verification:
     def _split(self, open_cases: Tensor) -> Verdict:
         boxes = self._boxes[open_cases]
         varying = int(((boxes.upper > boxes.lower).sum(dim=1)).max())
-        if varying <= _FEW_INPUTS:
+        if varying <= FEW_INPUTS:
             return self._input_splitting(open_cases)
         if self.chain is not None and self._neuron_splitting(self.chain, open_cases):
             return Verdict.UNSAT if self.violation is None else Verdict.SAT

@@ -1,6 +1,6 @@
 r"""Proven linear bounds of a ReLU chain over many boxes at once.
 
-Place in the data flow: level 9, ``ReluChain + boxes -> bounds of neurons and of rows of the outputs``. Trusted:
+Place in the data flow: level 7, ``ReluChain + boxes -> bounds of neurons and of rows of the outputs``. Trusted:
 float64, every rounding error is charged. This is the arithmetic of `crown`, arranged for branch and bound: rows of many
 boxes share one matrix product, and the charges cost a dot product instead of a second one.
 

@@ -1,6 +1,6 @@
 r"""Branch and bound over input boxes.
 
-Place in the data flow: level 9, ``boxes + Targets -> proven, a candidate for a violation, or what is left``. Trusted in
+Place in the data flow: level 7, ``boxes + Targets -> proven, a candidate for a violation, or what is left``. Trusted in
 one direction: "proven" means that boxes which cover the given ones have each been bounded by proven arithmetic
 (`chain_bounds`, `network_bounds`). A box is halved at a double that belongs to both halves; nothing is lost between
 them. Candidates are mere points; whoever reports one has to replay it.
@@ -27,6 +27,8 @@ from geolip_lirpa.splitting.targets import Targets
 
 #: Boxes that are bounded together.
 BATCH = 512
+#: With at most so many inputs that vary, halving boxes is better than splitting neurons.
+FEW_INPUTS = 10
 
 
 class BoxBounds(Protocol):

@@ -1,6 +1,6 @@
 """Proven bounds of any network over many boxes, in the form that `inputs` asks for.
 
-Place in the data flow: level 9, ``Network + boxes -> bounds of pre-activations and of rows``, by interval arithmetic or
+Place in the data flow: level 7, ``Network + boxes -> bounds of pre-activations and of rows``, by interval arithmetic or
 `crown`. For ReLU networks without branches `chain_bounds` does the same several times faster.
 """
 
