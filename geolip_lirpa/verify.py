@@ -5,7 +5,7 @@ Place in the data flow: level 10. ``Network + Specification -> VerifyResult``. K
 
 The order of "combined": a search of violations; bounds of all cases by one backward pass; then, for the cases that are
 left, boxes are halved where few inputs vary (`inputs`), signs of neurons are split where many do
-(`neurons`), and all methods of margins are tried where neither serves the network or the time for it is over.
+(`neurons`), and all methods of margins are tried where neither serves the network.
 "sat" is said for points that `violations` accepted, "unsat" when every case has been proven.
 """
 
@@ -30,7 +30,7 @@ from geolip_lirpa.rounding import Array
 from geolip_lirpa.specification import Case, Specification
 from geolip_lirpa.splitting import search
 from geolip_lirpa.splitting.chain_bounds import Boxes, ChainBounds, Pair
-from geolip_lirpa.splitting.inputs import BATCH, BoxBounds, InputSplitting
+from geolip_lirpa.splitting.inputs import BATCH, FEW_INPUTS, BoxBounds, InputSplitting
 from geolip_lirpa.splitting.network_bounds import NetworkBounds
 from geolip_lirpa.splitting.neurons import NeuronSplitting
 from geolip_lirpa.splitting.relu_chain import ReluChain, relu_chain
@@ -40,12 +40,10 @@ from geolip_lirpa.unit_box import over_unit_box
 from geolip_lirpa.verify_types import Verdict, VerifyOptions, VerifyResult, Witness
 from geolip_lirpa.violations import Judge, Replay, Violation
 
-# with at most so many inputs that vary, boxes are halved
-_FEW_INPUTS = 10
-# share of the time after which splitting neurons makes room for other methods
-_SPLITTING_SHARE = 0.7
-# numbers of points and gradients that an attack may cost
-_SEARCH = 50_000
+# starts of an attack and steps from each, and how many gradients it may cost
+_STARTS, _STEPS, _SEARCH = 16, 40, 50_000
+# entries of a chain's matrices up to which it computes outputs faster than the network itself
+_SMALL_CHAIN = 2**20
 
 
 def verify_network(
@@ -131,8 +129,8 @@ class _Verification:
         lower, upper = self._inner
         targets = self._targets
         count = max(1, int((targets.offsets != torch.inf).any(dim=2).sum()))
-        starts = max(2, min(16, _SEARCH // (40 * count)))
-        options = search.SearchOptions(starts, 40 if len(cases) < 1000 else 10, self.options.seed)
+        starts = max(2, min(_STARTS, _SEARCH // (_STEPS * count)))
+        options = search.SearchOptions(starts, _STEPS if len(cases) < 1000 else _STEPS // 4, self.options.seed)
         found = search.candidates(self._forward, lower, upper, targets, options, self._over)
         return any(self._confirmed(point, case) for point, case in found)
 
@@ -189,7 +187,7 @@ class _Verification:
     def _split(self, open_cases: Tensor) -> Verdict:
         boxes = self._boxes[open_cases]
         varying = int(((boxes.upper > boxes.lower).sum(dim=1)).max())
-        if varying <= _FEW_INPUTS:
+        if varying <= FEW_INPUTS:
             return self._input_splitting(open_cases)
         if self.chain is not None and self._neuron_splitting(self.chain, open_cases):
             return Verdict.UNSAT if self.violation is None else Verdict.SAT
@@ -218,17 +216,17 @@ class _Verification:
         raise _TimeOverError
 
     def _neuron_splitting(self, chain: ReluChain, cases: Tensor) -> bool:
-        """Whether splitting neurons settled all cases."""
-        until = self.begin + _SPLITTING_SHARE * self.options.timeout
+        """Whether splitting neurons settled all cases before no neuron was left."""
         boxes = self._boxes[cases]
         hidden = ChainBounds.refined(chain, boxes).hidden
         splitting = NeuronSplitting(
-            chain, self._targets[cases], boxes, lambda point, case: self._confirmed(point, int(cases[case])),
-            lambda: time.monotonic() > until,
-        )  # fmt: skip
+            chain, self._targets[cases], boxes, lambda point, case: self._confirmed(point, int(cases[case])), self._over
+        )
         found = splitting.run(hidden)
         self.boxes += found.bounded
         self._credit("splitting neurons", found.proven)
+        if not found.stuck and not found.proven and not found.violated:
+            raise _TimeOverError
         return found.proven or found.violated
 
     # -- tools -------------------------------------------------------------------------------------------------------
@@ -249,9 +247,15 @@ class _Verification:
             raise _TimeOverError
 
     def _forward(self, points: Tensor) -> Tensor:
-        if self.chain is not None:
+        if self.chain is not None and sum(step.weight.numel() for step in self.chain.steps) <= _SMALL_CHAIN:
             return self.chain.forward(points)
-        return self.network.forward(points.reshape(-1, *self.network.input_shape))
+        shaped = points.to(torch.float32).reshape(-1, *self.network.input_shape)
+        return self._single.forward(shaped).to(torch.float64)
+
+    @cached_property
+    def _single(self) -> Network:
+        """The network in float32, for searches."""
+        return self.network.to(torch.float32)
 
     @property
     def _cases(self) -> tuple[Case, ...]:

@@ -1,4 +1,4 @@
 """Branch and bound: many small boxes, or signs of neurons, bounded by proven arithmetic.
 
-Place in the data flow: level 9, between networks and `verify`.
+Place in the data flow: level 7, between networks and `verify`.
 """

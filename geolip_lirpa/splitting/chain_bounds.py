@@ -1,6 +1,6 @@
 r"""Proven linear bounds of a ReLU chain over many boxes at once.
 
-Place in the data flow: level 9, ``ReluChain + boxes -> bounds of neurons and of rows of the outputs``. Trusted:
+Place in the data flow: level 7, ``ReluChain + boxes -> bounds of neurons and of rows of the outputs``. Trusted:
 float64, every rounding error is charged. This is the arithmetic of `crown`, arranged for branch and bound: rows of many
 boxes share one matrix product, and the charges cost a dot product instead of a second one.
 
@@ -238,6 +238,27 @@ class ChainBounds:
         if rigorous:
             charge = (matrix.abs() * self._charges[last][box]).sum(1)
         return self._descend(last, matrix @ step.weight, value, charge, box, slopes, shifts, rigorous, trace)
+
+    def gradient_sizes(self, matrix: Tensor, box: Tensor) -> Tensor:
+        r"""Largest sizes of the derivatives of :math:`c f` on boxes, up to rounding, (R, n0).
+
+        Ends of intervals go back through the layers: a neuron without a sign has a slope in [0, 1].
+
+        Args:
+            matrix: (R, n_out), the rows c.
+            box: (R,) which box each row is for.
+        """
+        low = high = matrix @ self.chain.steps[-1].weight
+        for l in range(len(self.chain.steps) - 2, -1, -1):
+            least, most = (end[box] for end in self.hidden[l])
+            on, maybe = least >= 0, most > 0
+            low = torch.where(on, low, torch.where(maybe, low.clamp(max=0), 0.0))
+            high = torch.where(on, high, torch.where(maybe, high.clamp(min=0), 0.0))
+            middle, radius = 0.5 * (low + high), 0.5 * (high - low)
+            center = middle @ self.chain.steps[l].weight
+            spread = radius @ self.chain.steps[l].size
+            low, high = center - spread, center + spread
+        return torch.maximum(low.abs(), high.abs())
 
     def _descend(
         self,

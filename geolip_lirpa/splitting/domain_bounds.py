@@ -1,6 +1,6 @@
 r"""Lower bounds over domains: gradient ascent on slopes, forces and weights, then one proven evaluation.
 
-Place in the data flow: level 9, a tool of `neurons`. Whatever the ascent finds is admissible: slopes lie in
+Place in the data flow: level 7, a tool of `neurons`. Whatever the ascent finds is admissible: slopes lie in
 [0, 1], forces and weights are at least 0; `proven` evaluates them with all rounding errors.
 
 References:

@@ -1,6 +1,6 @@
 r"""Parts of input boxes on which the signs of some neurons are assumed.
 
-Place in the data flow: level 9, the data of `neurons`. A domain is :math:`\{x \in \text{box} :
+Place in the data flow: level 7, the data of `neurons`. A domain is :math:`\{x \in \text{box} :
 s_i v_i(x) \ge 0\}` for some neurons i; both signs of a neuron together cover what was there before. It carries proven
 bounds of the pre-activations that hold on it, and the parameters of the last lower bound, from which the next one
 starts.

@@ -1,6 +1,6 @@
 """Proven bounds of any network over many boxes, in the form that `inputs` asks for.
 
-Place in the data flow: level 9, ``Network + boxes -> bounds of pre-activations and of rows``, by interval arithmetic or
+Place in the data flow: level 7, ``Network + boxes -> bounds of pre-activations and of rows``, by interval arithmetic or
 `crown`. For ReLU networks without branches `chain_bounds` does the same several times faster.
 """
 
@@ -65,3 +65,7 @@ class NetworkBounds:
         else:
             lower = crown_lower_bounds(whole, self._inputs, known, self._iterations)
         return lower[box, place], torch.zeros((len(matrix), self.network.input_size), dtype=torch.float64)
+
+    def gradient_sizes(self, matrix: Tensor, box: Tensor) -> Tensor:
+        """Not known: zero, (R, n0)."""
+        return torch.zeros((len(matrix), self.network.input_size), dtype=torch.float64)

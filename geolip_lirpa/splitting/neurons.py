@@ -1,6 +1,6 @@
 r"""Branch and bound over the signs of neurons, for networks with many inputs.
 
-Place in the data flow: level 9, ``boxes + polytopes + bounds of pre-activations -> proven, a candidate, or what is
+Place in the data flow: level 7, ``boxes + polytopes + bounds of pre-activations -> proven, a candidate, or what is
 left``. Trusted in one direction, as `inputs`: "proven" means that domains which cover all boxes have each been bounded
 by proven arithmetic. Bounds of the pre-activations are those of the whole box, cut by the assumed signs.
 

@@ -1,6 +1,6 @@
 r"""A ReLU network without branches as a list of matrices.
 
-Place in the data flow: level 9. ``Network -> ReluChain -> chain_bounds``. Branch and bound looks at many thousands of
+Place in the data flow: level 7. ``Network -> ReluChain -> chain_bounds``. Branch and bound looks at many thousands of
 boxes; for that the affine maps between activations are multiplied out once, each with a bound on its rounding errors:
 
 .. math:: v_l = W_l z_{l-1} + b_l, \quad z_l = \max(0, v_l), \quad z_0 = x, \quad f(x) = v_{L+1},

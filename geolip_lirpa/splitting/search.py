@@ -1,6 +1,6 @@
 r"""Search of violations: projected gradient descent in many boxes at once.
 
-Place in the data flow: level 9, ``forward + boxes + Targets -> candidates``. Untrusted: `violations` judges candidates.
+Place in the data flow: level 7, ``forward + boxes + Targets -> candidates``. Untrusted: `violations` judges candidates.
 For each polytope the largest row :math:`\max_i A_i f(x) - b_i` is minimised; steps are signs of the gradient times a
 shrinking part of each input's own width, from the middle and from random points (arXiv:1706.06083).
 """

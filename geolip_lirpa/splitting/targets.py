@@ -1,6 +1,6 @@
 r"""What has to be shown of outputs, for many boxes at once: one positive row in every polytope.
 
-Place in the data flow: level 9, ``Specification -> Targets``, read by the splitting procedures. An unsafe polytope
+Place in the data flow: level 7, ``Specification -> Targets``, read by the splitting procedures. An unsafe polytope
 :math:`A y \le b` is missed on a box when one of its rows has :math:`A_i y - b_i > 0` there, or some combination
 :math:`\sum_i w_i (A_i y - b_i) > 0` with :math:`w \ge 0`. Cases have different numbers of polytopes and rows: missing
 rows count as never positive, missing polytopes as missed.

@@ -1,0 +1,89 @@
+r"""Margins over boxes by branch and bound.
+
+Place in the data flow: level 8. ``Network + MarginSet + row + claim -> proven or not``. Trusted, and used alike by
+whoever makes a claim and by whoever checks it: the check of such a claim is the search itself, which no stored number
+can mislead. It costs as much as the proof did.
+
+The claim :math:`c^T f(x) + d > b` for all x of a box says that the polytope :math:`c^T y \le b - d` is missed. Boxes
+are halved where few inputs vary; elsewhere signs of neurons are split, see `splitting`.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from geolip_lirpa.margin_sets import MarginSet
+from geolip_lirpa.network import Network
+from geolip_lirpa.specification import Case, InputBox, Polytope
+from geolip_lirpa.splitting.chain_bounds import Boxes, ChainBounds
+from geolip_lirpa.splitting.inputs import FEW_INPUTS, InputSplitting
+from geolip_lirpa.splitting.neurons import NeuronSplitting
+from geolip_lirpa.splitting.relu_chain import ReluChain, relu_chain
+from geolip_lirpa.splitting.targets import Targets
+from geolip_lirpa.types import Norm
+
+
+class MarginSplitter:
+    """Branch and bound for one network; its chain is built once.
+
+    Args:
+        network: float64, on the CPU.
+    """
+
+    def __init__(self, network: Network) -> None:
+        self.network = network
+
+    @cached_property
+    def _chain(self) -> ReluChain | None:
+        return relu_chain(self.network)
+
+    def serves(self, margin_set: MarginSet) -> bool:
+        """Whether the set is a box and the network a chain of ReLU layers."""
+        return margin_set.norm is Norm.LINF and self._chain is not None
+
+    def proven(self, margin_set: MarginSet, row: Tensor, offset: float, lower: float, most: int) -> bool:
+        """Whether a margin is larger than a number on the whole box.
+
+        Args:
+            margin_set: a box.
+            row: (n_out,) float64.
+            offset: d.
+            lower: b, finite.
+            most: bounded boxes or domains after which the search gives up.
+        """
+        chain = self._chain
+        if chain is None or not self.serves(margin_set) or not math.isfinite(lower):
+            return False
+        inputs = margin_set.input_set()
+        low, high = inputs.lower.reshape(1, -1), inputs.upper.reshape(1, -1)
+        # c f <= bound holds wherever c f + d <= b does: rounded up
+        bound = np.nextafter(np.array([lower - offset]), np.inf)
+        polytope = Polytope.of(row.numpy()[None], bound)
+        case = Case(InputBox.of(low[0].numpy(), high[0].numpy()), (polytope,))
+        targets = Targets.of((case,), self.network.output_size)
+        return _search(chain, targets, Boxes(low, high), most)
+
+
+def _search(chain: ReluChain, targets: Targets, boxes: Boxes, most: int) -> bool:
+    """Whether the search ends with a proof; a point at which the polytope seems to be reached ends it."""
+    search: InputSplitting | NeuronSplitting
+
+    def spent() -> bool:
+        return search.bounded >= most
+
+    if int((boxes.upper > boxes.lower).sum()) <= FEW_INPUTS:
+        search = InputSplitting(
+            lambda b, known: ChainBounds.refined(chain, b, known), chain.forward, targets, _reached, spent
+        )
+        return search.run(boxes, torch.zeros(1, dtype=torch.int64)).proven
+    search = NeuronSplitting(chain, targets, boxes, _reached, spent)
+    return search.run(ChainBounds.refined(chain, boxes).hidden).proven
+
+
+def _reached(point: Tensor, case: int) -> bool:
+    return True
