@@ -137,8 +137,8 @@ def compute_radius(
     centers = _numbers("x", x)
     if centers.ndim == 0 or tuple(centers.shape[1:]) != network.input_shape:
         raise SpecificationError(
-            f"x: got shape {tuple(centers.shape)}; the model takes {network.input_shape}. Put the batch dimension in "
-            "front."
+            f"x: got shape {tuple(centers.shape)}; allowed is a batch of inputs of shape {network.input_shape}. Put "
+            "the batch dimension in front, also for a single one."
         )
     labels = checked_labels(y, network, len(centers))
     norm = Norm.parse(norm)

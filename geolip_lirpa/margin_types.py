@@ -6,7 +6,7 @@ Place in the data flow: level 8, shared by `margins`, `radius` and the reports.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -140,7 +140,7 @@ class MarginResult:
 
     lower: Tensor
     attacked: Tensor
-    points: Tensor | None
-    rows: tuple[RowMargin, ...]
-    certificate: MarginCertificate
+    points: Tensor | None = field(repr=False)
+    rows: tuple[RowMargin, ...] = field(repr=False)
+    certificate: MarginCertificate = field(repr=False)
     seconds: float

@@ -235,8 +235,10 @@ class _Work:
 
     def _global(self, rows: Sequence[int], constants: GlobalConstants) -> list[tuple[float, LipschitzProof | None]]:
         found: dict[int, tuple[float, LipschitzProof | None]] = {}
-        for first in sorted({i - i % _PACK for i in rows}):
-            pack = range(first, min(first + _PACK, len(self.rows)))
+        # l_1 has a program for each input, which is enough for one call
+        size = 1 if self.set.norm is Norm.L1 else _PACK
+        for first in sorted({i - i % size for i in rows}):
+            pack = range(first, min(first + size, len(self.rows)))
             key = self.set.norm, self.rows[first : pack.stop].numpy().tobytes()
             if key not in constants.known:
                 constants.known[key] = self._constants("geolip", pack)
@@ -272,7 +274,8 @@ class _Work:
         bounds = "alpha-crown" if self.options.method == "combined" else self.options.bound_method
         products = OPTIONAL_PRODUCTS if self.set.norm is Norm.LINF else ()
         solver = PointwiseInteriorPoint(products=products, target=self.options.enough, seed=self.options.seed)
-        missing = [i for i in rows if i not in self.starts]
+        # constants for l_1 have multipliers for each input apart, from which nothing can start
+        missing = [i for i in rows if i not in self.starts and self.set.norm is not Norm.L1]
         if missing:
             self._timed(missing, functools.partial(self._constants, "geolip-local", missing))
         for i in rows:

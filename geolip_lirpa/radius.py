@@ -75,7 +75,7 @@ class InputRadius:
     lower: float
     upper: float
     correct: bool
-    certificate: MarginCertificate | None
+    certificate: MarginCertificate | None = field(repr=False)
     seconds: float
     proofs: int
 

@@ -128,3 +128,17 @@ def test_folders_that_cannot_be_written_are_named_before_the_work(
     for option, path in (("--resume", tmp_path / "run.jsonl"), ("--certificates", tmp_path)):
         require_error(run(*CERTIFY, option, path), ExitCode.BAD_INPUT, option, "writable folder")
         assert list(tmp_path.iterdir()) == []
+
+
+def test_bytes_are_taken_as_they_are_with_a_note(run: Command, tmp_path: Path) -> None:
+    values = np.arange(2 * 64).reshape(2, 64).astype(np.uint8)
+    path = write(tmp_path / "bytes.npz", images=values, labels=None)
+    arguments = ("certify", MODEL, path, "--eps", "0.001", "--method", "crown", "--images", "0", "--json")
+    noted = run(*arguments)
+    # only what is worked on counts
+    assert noted.err.startswith("note: the images are integers up to 63,") and noted.err.count("\n") == 1
+    assert "255" in noted.err
+    floats = write(tmp_path / "floats.npz", images=values.astype(np.float32), labels=None)
+    same = run("certify", MODEL, floats, *arguments[3:])
+    assert same.err == "" == run(*arguments, "--quiet").err
+    assert answers(same) == answers(noted)

@@ -251,6 +251,25 @@ def test_radii_are_proven_and_below_attacked_ones(seed: int, norm: Norm) -> None
     assert bool((network.forward(points).argmax(dim=1) == label).all())
 
 
+def test_results_are_shown_without_their_proofs() -> None:
+    network = random_mlp(0, [6, 10, 5])
+    margin_set = random_set(0, 6, Norm.L2, cut=False, eps=0.01)
+    found = network_margins(problem_of(network, margin_set), MarginOptions("crown"))
+    radii = network_radii(network, [margin_set], [class_rows(0, 5)], RadiusOptions(MarginOptions("crown")))
+    for result in (found, radii):
+        assert "lower=tensor" in repr(result) and "Certificate" not in repr(result) and len(repr(result)) < 600
+
+
+def test_l1_wastes_no_constants_on_the_pointwise_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = random_mlp(0, [6, 10, 5])
+    problem = problem_of(network, random_set(0, 6, Norm.L1, cut=False, eps=0.1))
+    expected = network_margins(problem, MarginOptions("sdp", enough=None))
+    assert bool(expected.lower.isfinite().all())
+    monkeypatch.setattr(margins, "network_lipschitz", None)
+    again = network_margins(problem, MarginOptions("sdp", enough=None))
+    assert torch.equal(again.lower, expected.lower)
+
+
 def test_wrong_labels_have_no_radius() -> None:
     network = random_mlp(2, (3, 6, 3))
     center = torch.ones(3, dtype=torch.float64)

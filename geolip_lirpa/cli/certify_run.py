@@ -26,7 +26,7 @@ from geolip_lirpa.cli.journal import Journal
 from geolip_lirpa.cli.models import load_model
 from geolip_lirpa.cli.processes import in_processes, process_count
 from geolip_lirpa.cli.subjects import subject_metadata
-from geolip_lirpa.cli.terminal import only_results_on_stdout, print_result, print_text, progress_bar
+from geolip_lirpa.cli.terminal import only_results_on_stdout, print_note, print_result, print_text, progress_bar
 from geolip_lirpa.cli.threads import use_threads
 from geolip_lirpa.cli.versions import versions
 from geolip_lirpa.errors import SpecificationError, WorkerError
@@ -60,6 +60,8 @@ def run_certify(request: CertifyRequest) -> ExitCode:
     begin = time.perf_counter()
     with only_results_on_stdout(request.debug):
         run = _Run(request)
+        if run.images.note is not None:
+            print_note(run.images.note, request.quiet)
         outcome = run.outcome()
     outcome = replace(outcome, seconds=time.perf_counter() - begin)
     if request.format == "json":

@@ -80,6 +80,17 @@ class Images:
     sample_shape: tuple[int, ...]
     sha256: str
 
+    @property
+    def note(self) -> str | None:
+        """What may be wrong with integers, which most networks do not take; None for other numbers."""
+        if self.values.dtype.kind not in "iu":
+            return None
+        largest = int(self.values[list(self.indices)].max())
+        return (
+            f"the images are integers up to {largest}, taken as they are, and the radius is in the same unit; divide "
+            "them by 255 first if the network expects numbers from 0 to 1"
+        )
+
     def center(self, index: int) -> Tensor:
         """One image, (\\*sample) float64."""
         values = np.asarray(self.values[index], dtype=np.float64)
