@@ -3,15 +3,16 @@ r"""The augmented Lagrangian of the pointwise program over low-rank points, with
 Place in the data flow: level 7, ``ScaledRows + point + multipliers -> value, gradient, new multipliers``; a building
 block of the low-rank solver, untrusted.
 
-A point gives every input and neuron a vector of :math:`\mathbb{R}^c`; affine forms become vectors whose constants lie in
-column 0, and products inner products. For products :math:`g_j \ge 0` with multipliers :math:`\theta_j` and penalties
-:math:`\sigma_j`
+A point gives every input and neuron a vector of :math:`\mathbb{R}^c`; affine forms become vectors whose constants lie
+in column 0, and products inner products. For products :math:`g_j \ge 0` with multipliers :math:`\theta_j` and
+penalties :math:`\sigma_j`
 
-.. math:: A(Y) = f(Y) + \sum_j \frac{t_j^2 - \theta_j^2}{2\sigma_j}, \quad t_j = \max(0, \theta_j - \sigma_j g_j), \qquad
-    \nabla A = \nabla f - \sum_j t_j \nabla g_j .
+.. math:: A(Y) = f(Y) + \sum_j \frac{t_j^2 - \theta_j^2}{2\sigma_j}, \quad
+    t_j = \max(0, \theta_j - \sigma_j g_j), \qquad \nabla A = \nabla f - \sum_j t_j \nabla g_j .
 
-So a stationary point of A is one of the Lagrangian with multipliers t: the matrix S(t) of the dual has :math:`S(t)Y = 0`.
-At a minimiser with a column to spare S(t) is positive semidefinite, and t is the proximal step of the dual function d,
+So a stationary point of A is one of the Lagrangian with multipliers t: the matrix S(t) of the dual has
+:math:`S(t)Y = 0`. At a minimiser with a column to spare S(t) is positive semidefinite, and t is the proximal step of
+the dual function d,
 
 .. math:: t = \arg\max_{\theta' \ge 0} d(\theta') - \sum_j \frac{(\theta'_j - \theta_j)^2}{2\sigma_j} ,
 

@@ -2,14 +2,15 @@ r"""Feasible points of the pointwise program by forward passes, and their minimu
 
 Place in the data flow: level 7, ``ScaledRows -> points``; a building block of the low-rank solver, untrusted.
 
-Let :math:`v = (v_0, v_\perp)` be a neuron's pre-activation. Its products hold if and only if :math:`z = (s, z_\perp)` has
+Let :math:`v = (v_0, v_\perp)` be a neuron's pre-activation. Its products hold if and only if
+:math:`z = (s, z_\perp)` has
 
 .. math:: s \in [s_0, s_0 + h], \quad s_0 = \max(0, v_0), \; h = \tfrac12(|v| - |v_0|), \qquad
     |z_\perp - \tfrac12 v_\perp|^2 \le \tfrac14|v_\perp|^2 + s v_0 - s^2 = (1-\varphi)\, h\, (|v_0| + (1 + \varphi) h)
 
 with :math:`s = s_0 + \varphi h`. So :math:`\varphi = \sin^2 a` and a unit vector for each neuron, beside the inputs'
-vectors in their ball or box, parametrise feasible points: the network itself with a mean and a deviation in each neuron.
-(The products with bounds of v are not kept; they matter little for balls.)
+vectors in their ball or box, parametrise feasible points: the network itself with a mean and a deviation in each
+neuron. (The products with bounds of v are not kept; they matter little for balls.)
 """
 
 from __future__ import annotations
@@ -52,7 +53,9 @@ def forward_optimum(rows: ScaledRows, index: Tensor, columns: int, iterations: i
     start = (0.3 * noise).expand(len(index), -1, -1).clone()
     downhill = -rows.gradient()[index]
     size = downhill.abs().amax(1, keepdim=True).clamp_min(1e-30)
-    start[:, 0, : rows.inputs] += downhill / (downhill.norm(dim=1, keepdim=True).clamp_min(1e-30) if rows.ball else size)
+    start[:, 0, : rows.inputs] += downhill / (
+        downhill.norm(dim=1, keepdim=True).clamp_min(1e-30) if rows.ball else size
+    )
 
     def function(points: Tensor, where: Tensor) -> tuple[Tensor, Tensor]:
         with torch.enable_grad():

@@ -2,17 +2,18 @@ r"""Low-rank solver of the pointwise program: an augmented Lagrangian over vecto
 
 Place in the data flow: level 7, ``PointwiseInstances of one input set -> multipliers``; untrusted.
 
-Rows are solved together: their forms are the same, so one product of matrices serves all of them. A row leaves the batch
-when its margin is proven to be good enough, or cannot become so.
+Rows are solved together: their forms are the same, so one product of matrices serves all of them. A row leaves the
+batch when its margin is proven to be good enough, or cannot become so.
 
 1. *Feasible points* of small margins come from forward passes (`pointwise_forward`). For balls their margins are upper
    bounds of the program's optimum: rows whose value is below the target are settled.
 2. *Multipliers* start from those of the row's Lipschitz constant (derived in `pointwise_point`), which are feasible and
    prove the margin at the centre minus the constant times the radius.
 3. *Rounds*: L-BFGS minimises the augmented Lagrangian, the new multipliers are :math:`\max(0, \theta - \sigma g)`: a
-   proximal step of the dual (`pointwise_augmented`), extrapolated as in Gueler's accelerated proximal point method (SIAM
-   J. Optim. 2, 1992) until the dual falls. Penalties stay as they are: raising them spoils the inner minimisations, and
-   with them the multipliers. Each product has its own, :math:`\sigma_j \propto \sqrt{\lambda_j}` of the start.
+   proximal step of the dual (`pointwise_augmented`), extrapolated as in Gueler's accelerated proximal point method
+   (SIAM J. Optim. 2, 1992) until the dual falls. Each product has its own penalty,
+   :math:`\sigma_j \propto \sqrt{\lambda_j}` of the start. Penalties are never raised, which would spoil the inner
+   minimisations and with them the multipliers; they are halved where one of these ends far from a stationary point.
 4. *Proofs* are tried between rounds. An inner minimisation that is cut short leaves negative eigenvalues in the dual
    matrix. What repairs them cheaply is a mixture with the graded Lipschitz multipliers, which lie in the interior: the
    feasible set is convex and the dual concave, so a share of 5 per cent costs 5 per cent of the gain at most.
@@ -55,6 +56,10 @@ _SPREAD = 5.0
 _MEMORY = 10
 _PATIENCE = 20
 _SMALL_GRADIENT = 2e-4
+# Penalties are halved where the gradient stays above this.
+_ROUGH = 0.1
+# Gradients below which multipliers are believed without a proof.
+_STATIONARY = 1e-3
 # A row is given up when even this multiple of the last round's gain in each remaining round would not do.
 _HOPE = 3.0
 
@@ -102,8 +107,8 @@ class PointwiseLowRank:
             prove: tries multipliers; without it rows stop at the gap alone.
 
         Returns:
-            For each instance the multipliers that proved most, and the margin of a feasible point as `value`, None where
-            products beside the first three leave none.
+            For each instance the multipliers that proved most, and the margin of a feasible point as `value`, None
+            where products beside the first three leave none.
         """
         starts = [None] * len(instances) if starts is None else starts
         found: list[PointwiseResult] = []
@@ -205,7 +210,7 @@ class _Run:
             elif self.prove is None or self.proven[i] == -torch.inf:
                 self.chosen[i] = after.found.multipliers[place]
             enough = self.options.target is not None and bool(self.proven[i] > target)
-            closed = float(self.primal[i]) - dual < self.options.tolerance
+            closed = float(self.primal[i]) - self._reached(i, after, place) < self.options.tolerance
             gain = dual - float(self.dual[i])
             hopeless = remaining > 0 and dual + _HOPE * remaining * max(gain, 0.0) < target
             if enough or closed:
@@ -214,6 +219,13 @@ class _Run:
                 self.status[i] = Status.STALLED
             settled[place] = enough or closed or hopeless
         return settled
+
+    def _reached(self, row: int, after: _Round, place: int) -> float:
+        """The margin that counts as found: what is proven, or the dual of a round that went to its end."""
+        if self.prove is not None:
+            return float(self.proven[row])
+        small = float(after.found.gradient[place].norm()) < _STATIONARY
+        return float(after.found.dual[place]) if small else -np.inf
 
     def _attempt(self, row: int, theta: Tensor) -> None:
         """Keep the multipliers of a round, or their mixture with the interior start, if they prove more than before."""
@@ -231,9 +243,11 @@ class _Run:
                 return
 
     def _step(self, after: _Round) -> None:
-        """The next round's multipliers: extrapolated, unless the dual has fallen."""
+        """The next round's multipliers: extrapolated, unless the dual has fallen or the round ended too early."""
         index, new, dual = after.index, after.found.multipliers, after.found.dual
-        momentum = torch.where(dual < self.dual[index], 1.0, self.momentum[index])
+        rough = after.found.gradient.flatten(1).norm(dim=1) > _ROUGH
+        self.penalty[index] = torch.where(rough[:, None], 0.5, 1.0).to(new.dtype) * self.penalty[index]
+        momentum = torch.where((dual < self.dual[index]) | rough, 1.0, self.momentum[index])
         following = 0.5 + (0.25 + momentum.square()).sqrt()
         factor = ((momentum - 1.0) / following).to(new.dtype)[:, None]
         self.base[index] = (new + factor * (new - self.last[index])).clamp_min(0.0)

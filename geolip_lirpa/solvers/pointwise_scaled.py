@@ -6,8 +6,8 @@ building block of the low-rank solver, untrusted.
 * :math:`z_i = d_i z_i'` with :math:`d_i = \max(u_i, -l_i)`, and pre-activations are divided by the same :math:`d_i`, so
   that all numbers are of size one;
 * each row's margin is divided by a size of its own;
-* a layer's forms are one matrix over everything below, with or without its zeros, whichever is shorter. Dense forms over
-  the inputs of a ball are rotated into their row space; there every direction that they do not read is zero anyway.
+* a layer's forms are one matrix over everything below, with or without its zeros, whichever is shorter. Dense forms
+  over the inputs of a ball are rotated into their row space; directions that they do not read are zero anyway.
 
 Points are tensors (p, c, n): for each of p rows, c columns over the n inputs and neurons. Column 0 is the coordinate
 along the homogenising unit vector, in which the constants live.
@@ -15,11 +15,13 @@ along the homogenising unit vector, in which the constants live.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy import sparse
 from torch import Tensor
 
@@ -70,7 +72,7 @@ class LinearForms:
 
 
 def _times(matrix: sparse.csr_array, vectors: Tensor) -> Tensor:
-    flat = vectors.reshape(-1, vectors.shape[-1])
+    flat = vectors.reshape(math.prod(vectors.shape[:-1]), vectors.shape[-1])
     product = matrix @ np.ascontiguousarray(flat.numpy().T)
     return torch.from_numpy(np.ascontiguousarray(product.T)).view(*vectors.shape[:-1], matrix.shape[0])
 
@@ -96,7 +98,7 @@ class ScaledRows:
     """
 
     family: PointwiseFamily
-    kept: tuple[Array, ...]
+    kept: tuple[NDArray[np.int64], ...]
     products: tuple[str, ...]
     ball: bool
     inputs: int
@@ -162,7 +164,8 @@ class ScaledRows:
             family, kept, tuple(n for n in PRODUCTS if n in (*PRODUCTS[:3], *optional)),
             family.input_norm is Norm.L2, inputs, offsets, layers, LinearForms(matrix, dtype),
             tensor(objective * columns), tensor(middle), torch.ones(len(instances), dtype=torch.float64),
-            tensor(shift / unit), tensor(lower / unit), tensor(upper / unit), tensor(triangle_slope(lower, upper)), unit,
+            tensor(shift / unit), tensor(lower / unit), tensor(upper / unit), tensor(triangle_slope(lower, upper)),
+            unit,
         )  # fmt: skip
         return rows._divided(rows.variation())
 
@@ -220,7 +223,8 @@ class ScaledRows:
             whole = np.zeros(self.family.input_scale.numel())
             whole[self.kept[0]] = tau
             tau = whole
-        return PointwiseMultipliers(*(parts.get(name, empty) for name in PRODUCTS), tau)
+        lam, mu, eta, t, iota = (parts.get(name, empty) for name in PRODUCTS)
+        return PointwiseMultipliers(lam, mu, eta, t, iota, tau)
 
     def _spread(self, values: Array) -> tuple[Array, ...]:
         """Numbers of the free neurons, back in their places among all neurons."""
@@ -246,7 +250,9 @@ class ScaledRows:
         """
         depth = len(self.layers)
         square = self.family.input_scale.numpy() ** 2
-        tau = lipschitz.input * square[: len(lipschitz.input)] if self.ball else (lipschitz.input * square)[self.kept[0]]
+        tau = (
+            lipschitz.input * square[: len(lipschitz.input)] if self.ball else (lipschitz.input * square)[self.kept[0]]
+        )
         lam = np.concatenate([np.zeros(0), *(h[k] for h, k in zip(lipschitz.hidden, self.kept[1:], strict=True))])
         # the scale at which budget and output balance, in units of the scaled program
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
@@ -279,7 +285,7 @@ def _matrices(
         for s, row in instance.forms.output.items():
             objective[i, starts[s] : starts[s] + sizes[s]] = row[0]
     stored = sum(b.nnz if isinstance(b, sparse.csr_array) else b.size for b in forms.blocks.values())
-    if stored <= _SPARSE_DENSITY * total * (inputs + total):
+    if stored < _SPARSE_DENSITY * total * (inputs + total):
         parts = [
             [forms.blocks.get((l, s), sparse.csr_array((sizes[l], sizes[s]))) for s in range(len(sizes))]
             for l in range(1, len(sizes))
