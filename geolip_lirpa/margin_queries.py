@@ -43,6 +43,7 @@ def compute_margins(
     domain: Domain | None = None,
     logits: bool = False,
     final_node_name: str | None = None,
+    solver: str = "auto",
     seed: int = 0,
     progress: Progress | None = None,
 ) -> MarginResult:
@@ -65,6 +66,8 @@ def compute_margins(
         domain: (smallest, largest) inputs; what lies outside is not part of the set.
         logits: leave out a trailing softmax.
         final_node_name: name of the host node to take as the output.
+        solver: of pointwise programs: "interior-point" (dense), "low-rank" (without a matrix, all rows together), or
+            "auto", which chooses by their size.
         seed: of random starts.
         progress: called with the numbers of finished and of all inputs.
 
@@ -83,7 +86,9 @@ def compute_margins(
     rows = torch.eye(network.output_size, dtype=torch.float64)[None] if C is None else C
     rows = _batched("C", check_rows(rows, network), len(sets))
     shifts = torch.zeros(rows.shape[:2], dtype=torch.float64) if offsets is None else _numbers("offsets", offsets)
-    options = MarginOptions(method=method, bound_method=bound_method, enough=enough, attack=attack, seed=seed)
+    options = MarginOptions(
+        method=method, bound_method=bound_method, enough=enough, attack=attack, seed=seed, solver=solver
+    )
     return network_margins(
         MarginProblem(network, sets, rows, _batched("offsets", shifts, len(sets))), options, progress
     )
@@ -103,6 +108,7 @@ def compute_radius(
     domain: Domain | None = None,
     logits: bool = False,
     final_node_name: str | None = None,
+    solver: str = "auto",
     seed: int = 0,
     progress: Progress | None = None,
 ) -> RadiusResult:
@@ -123,6 +129,8 @@ def compute_radius(
         domain: (smallest, largest) inputs; what lies outside is not part of the balls.
         logits: leave out a trailing softmax.
         final_node_name: name of the host node to take as the output.
+        solver: of pointwise programs: "interior-point" (dense), "low-rank" (without a matrix, all rows together), or
+            "auto", which chooses by their size.
         seed: of random starts.
         progress: called with the numbers of finished and of all inputs.
 
@@ -145,7 +153,7 @@ def compute_radius(
     sets = tuple(_with_domain(center, 0.0, norm, domain) for center in centers)
     rows = [target_rows(label, network.output_size, targets) for label in labels]
     options = RadiusOptions(
-        margins=MarginOptions(method=method, bound_method=bound_method, whole=True, seed=seed),
+        margins=MarginOptions(method=method, bound_method=bound_method, whole=True, seed=seed, solver=solver),
         relative_gap=relative_gap,
         largest=largest,
     )

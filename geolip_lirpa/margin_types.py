@@ -15,6 +15,7 @@ from geolip_lirpa.errors import SpecificationError
 from geolip_lirpa.margin_certificate import MarginCertificate
 from geolip_lirpa.margin_sets import MarginSet
 from geolip_lirpa.network import Network
+from geolip_lirpa.pointwise_bounding import SOLVERS
 from geolip_lirpa.rounding import STATEMENT_RANGE
 
 #: Ways to bound a margin from below, all proven: intervals, linear bounds, the value at the centre minus a Lipschitz
@@ -80,6 +81,7 @@ class MarginOptions:
         whole: an input counts only if all its rows are proven: once a row is given up, the others are left.
         attack: whether to search inputs with small margins as well.
         seed: of random starts.
+        solver: of pointwise programs, see `SOLVERS`.
     """
 
     method: str = "combined"
@@ -88,6 +90,7 @@ class MarginOptions:
     whole: bool = False
     attack: bool = True
     seed: int = 0
+    solver: str = "auto"
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**63:
@@ -97,6 +100,7 @@ class MarginOptions:
         for name, value, allowed in (
             ("method", self.method, METHODS),
             ("bound_method", self.bound_method, METHODS[:3]),
+            ("solver", self.solver, SOLVERS),
         ):
             if value not in allowed:
                 raise SpecificationError(

@@ -19,7 +19,7 @@ from geolip_lirpa.activations import ReLU
 from geolip_lirpa.attacks import Attack, AttackOptions, attack
 from geolip_lirpa.bounding import Progress
 from geolip_lirpa.certificate import Claim, network_signature
-from geolip_lirpa.errors import SolverError, SpecificationError
+from geolip_lirpa.errors import SpecificationError
 from geolip_lirpa.lipschitz_types import LipschitzOptions, LipschitzProblem
 from geolip_lirpa.margin_certificate import (
     BOUND_METHODS,
@@ -28,13 +28,12 @@ from geolip_lirpa.margin_certificate import (
     MarginCertificate,
     MarginClaim,
 )
-from geolip_lirpa.margin_proof import prove_margin
 from geolip_lirpa.margin_statements import Situation
 from geolip_lirpa.margin_types import MarginOptions, MarginProblem, MarginResult, RowMargin
 from geolip_lirpa.network import Network
 from geolip_lirpa.network_lipschitz import network_lipschitz
+from geolip_lirpa.pointwise_bounding import ProgramOptions, prove_programs
 from geolip_lirpa.sdp import Multipliers
-from geolip_lirpa.solvers.pointwise_point import OPTIONAL_PRODUCTS, PointwiseInteriorPoint
 from geolip_lirpa.types import Norm
 
 #: What "combined" tries, one after the other.
@@ -45,8 +44,6 @@ _SLACK = {"ibp": 1e-12, "crown": 1e-12, "alpha-crown": 1e-7}
 _GAP = 1e-4
 # Rows whose global constants are bounded together: all of ten classes. More would be in vain where one alone is open.
 _PACK = 12
-# Rows of the pointwise program's matrix that the dense solver takes on: half a minute an iteration.
-_MOST_VARIABLES = 3000
 
 
 @dataclass(frozen=True)
@@ -270,31 +267,18 @@ class _Work:
     # -- the pointwise program ---------------------------------------------------------------------------------------
 
     def _pointwise(self, rows: Sequence[int]) -> None:
-        """Row by row; those that cannot be proven end the work on an input that counts only as a whole."""
+        """The pointwise program; rows that cannot be proven end the work on an input that counts only as a whole."""
         bounds = "alpha-crown" if self.options.method == "combined" else self.options.bound_method
-        products = OPTIONAL_PRODUCTS if self.set.norm is Norm.LINF else ()
-        solver = PointwiseInteriorPoint(products=products, target=self.options.enough, seed=self.options.seed)
         # constants for l_1 have multipliers for each input apart, from which nothing can start
         missing = [i for i in rows if i not in self.starts and self.set.norm is not Norm.L1]
         if missing:
             self._timed(missing, functools.partial(self._constants, "geolip-local", missing))
-        for i in rows:
-            self._timed([i], functools.partial(self._pointwise_row, i, bounds, solver))
-            enough = self.options.enough
-            if self.options.whole and enough is not None and not self.lower[i] > enough:
-                return
-
-    def _pointwise_row(self, row: int, bounds: str, solver: PointwiseInteriorPoint) -> None:
-        instance = self.situation.instance(bounds, row)
-        sizes = [len(kept) for kept in instance.forms.kept]
-        inputs = sizes[0] if self.set.norm is Norm.LINF else min(sizes[0], sum(sizes[1:]) + 1)
-        if inputs + sum(sizes[1:]) > _MOST_VARIABLES:
-            return
-        try:
-            found = solver.solve([instance], [self.starts.get(row)])[0]
-        except SolverError:
-            return
-        proven = prove_margin(instance, found.multipliers)
-        if proven is not None:
-            claim = {"method": "sdp", "bound_method": bounds, "multipliers": proven.multipliers}
-            self._claim(row, proven.lower, claim)
+        options = ProgramOptions(self.options.solver, self.options.enough, self.options.whole, self.options.seed)
+        begin = time.perf_counter()
+        instances = [self.situation.instance(bounds, i) for i in rows]
+        shared = (time.perf_counter() - begin) / max(1, len(rows))
+        for number, proven, seconds in prove_programs(instances, [self.starts.get(i) for i in rows], options):
+            self.seconds[rows[number]] += shared + seconds
+            if proven is not None:
+                claim = {"method": "sdp", "bound_method": bounds, "multipliers": proven.multipliers}
+                self._claim(rows[number], proven.lower, claim)

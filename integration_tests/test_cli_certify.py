@@ -15,15 +15,16 @@ from certify_runs import CERTIFY, DATA, FOLDER, MODEL, RADIUS, ROW, arrays, requ
 from command_line import Command, require_error
 from forgery import forge, require_refusal
 
-from geolip_lirpa.cli.certify_request import BOUNDS, METHODS
+from geolip_lirpa.cli.certify_request import BOUNDS, METHODS, SOLVERS
 from geolip_lirpa.cli.exit_codes import ExitCode
 from geolip_lirpa.margin_certificate import BOUND_METHODS
 from geolip_lirpa.margin_file import is_margin_certificate
 from geolip_lirpa.margin_types import METHODS as LIBRARY_METHODS
+from geolip_lirpa.pointwise_bounding import SOLVERS as LIBRARY_SOLVERS
 
 _OBJECT = {
-    "model", "model_sha256", "logits", "final_node", "data", "norm", "method", "bounds", "targets", "clip", "seed",
-    "images", "correct", "attacked", "proven", "open", "seconds_per_image", "rows", "interrupted", "seconds",
+    "model", "model_sha256", "logits", "final_node", "data", "norm", "method", "bounds", "solver", "targets", "clip",
+    "seed", "images", "correct", "attacked", "proven", "open", "seconds_per_image", "rows", "interrupted", "seconds",
     "versions",
 }  # fmt: skip
 _VERSIONS = {"geolip_lirpa", "auto_LiRPA", "torch", "numpy", "scipy", "cvxpy", "onnx", "python"}
@@ -93,6 +94,7 @@ def test_long_names_of_methods_are_not_torn(run: Command) -> None:
 def test_names_in_the_help_are_those_of_the_library(run: Command) -> None:
     assert set(METHODS) == set(LIBRARY_METHODS) and len(METHODS) == len(LIBRARY_METHODS)
     assert set(BOUNDS) == set(BOUND_METHODS)
+    assert SOLVERS == LIBRARY_SOLVERS
     for command in ("certify", "radius"):
         page = run(command, "--help")
         assert page.code == ExitCode.OK and f"geolip-lirpa {command}" in page.out and "Examples" in page.out

@@ -33,7 +33,7 @@ LEVELS: dict[str, int] = {
     "solvers": 7, "splitting": 7,
     "block_bounding": 8, "bounding": 8, "certificate_file": 8, "certificate_records": 8, "compositional": 8,
     "cut_planning": 8, "lipschitz_types": 8, "margin_certificate": 8, "margin_file": 8, "margin_splitting": 8,
-    "margin_types": 8,
+    "margin_types": 8, "pointwise_bounding": 8,
     "network_lipschitz": 9, "programs": 9, "verify_types": 9,
     "lipschitz": 10, "margin_queries": 10, "margins": 10, "radius": 10, "verify": 10, "verify_files": 10,
     "verify_queries": 10,

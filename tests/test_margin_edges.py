@@ -66,8 +66,8 @@ def certify_run(folder: Path, **changes: object) -> _Run:
     np.savez(folder / "data.npz", images=np.array([[0.5], [0.6]]), labels=np.array([0, 0]))
     request = CertifyRequest(
         model=folder / "model.onnx", data=folder / "data.npz", norm=Norm.LINF, eps=0.5, images=None, targets=None,
-        clip=None, method="combined", bounds="crown", gap=0.0, logits=False, final_node=None, resume=None,
-        certificates=None, seed=0, format="json", quiet=True, debug=False,
+        clip=None, method="combined", bounds="crown", solver="auto", gap=0.0, logits=False, final_node=None,
+        resume=None, certificates=None, seed=0, format="json", quiet=True, debug=False,
     )  # fmt: skip
     return _Run(replace(request, **changes))  # type: ignore[arg-type]
 

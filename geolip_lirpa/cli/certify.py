@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from geolip_lirpa.cli.certify_request import BOUNDS, LARGEST, METHODS, CertifyRequest
+from geolip_lirpa.cli.certify_request import BOUNDS, LARGEST, METHODS, SOLVERS, CertifyRequest
 from geolip_lirpa.cli.options import Debug, FinalNode, Jobs, Json, Logits, Model, Quiet, Threads, choice, norm_option
 from geolip_lirpa.cli.paths import require_file, require_writable
 from geolip_lirpa.cli.rows import parse_rows
@@ -62,6 +62,16 @@ Bounds = Annotated[
         autocompletion=lambda: list(BOUNDS),
     ),
 ]
+Solver = Annotated[
+    str,
+    typer.Option(
+        "--solver",
+        metavar="NAME",
+        help="Who solves the pointwise program: interior-point (dense, accurate), low-rank (no matrix, all classes "
+        "together), or auto, by its size.",
+        autocompletion=lambda: list(SOLVERS),
+    ),
+]
 Seed = Annotated[int, typer.Option("--seed", metavar="N", help="Seed of random starts.")]
 Resume = Annotated[
     Path | None,
@@ -91,6 +101,7 @@ def certify_command(
     clip: Clip = None,
     method: Method = "combined",
     bounds: Bounds = "crown",
+    solver: Solver = "auto",
     logits: Logits = False,
     final_node: FinalNode = None,
     seed: Seed = 0,
@@ -116,8 +127,8 @@ def certify_command(
     if not 0 <= eps <= LARGEST:
         raise SpecificationError(f"--eps: got {eps!r}; allowed are numbers from 0 to {LARGEST}. Pass a radius.")
     request = _request(
-        model, data, norm, eps, images, targets, clip, method, bounds, 0.0, logits, final_node, resume, certificates,
-        seed, csv, json, quiet, debug,
+        model, data, norm, eps, images, targets, clip, method, bounds, solver, 0.0, logits, final_node, resume,
+        certificates, seed, csv, json, quiet, debug,
     )  # fmt: skip
     return _run(request, jobs, threads)
 
@@ -131,6 +142,7 @@ def radius_command(
     clip: Clip = None,
     method: Method = "combined",
     bounds: Bounds = "crown",
+    solver: Solver = "auto",
     gap: Annotated[
         float, typer.Option("--gap", metavar="G", help="Stop when proven and failed radius differ by this part.")
     ] = 0.02,
@@ -159,15 +171,15 @@ def radius_command(
     if not 1e-6 <= gap < 1:
         raise SpecificationError(f"--gap: got {gap!r}; allowed are numbers from 1e-6 to below 1. The default is 0.02.")
     request = _request(
-        model, data, norm, None, images, targets, clip, method, bounds, gap, logits, final_node, resume, certificates,
-        seed, csv, json, quiet, debug,
+        model, data, norm, None, images, targets, clip, method, bounds, solver, gap, logits, final_node, resume,
+        certificates, seed, csv, json, quiet, debug,
     )  # fmt: skip
     return _run(request, jobs, threads)
 
 
 def _request(
     model: Path, data: Path, norm: str, eps: float | None, images: str | None, targets: str | None, clip: str | None,
-    method: str, bounds: str, gap: float, logits: bool, final_node: str | None, resume: Path | None,
+    method: str, bounds: str, solver: str, gap: float, logits: bool, final_node: str | None, resume: Path | None,
     certificates: Path | None, seed: int, csv: bool, json: bool, quiet: bool, debug: bool,
 ) -> CertifyRequest:  # fmt: skip
     if csv and json:
@@ -190,6 +202,7 @@ def _request(
         clip=None if clip is None else _clip(clip),
         method=choice("--method", method, METHODS),
         bounds=choice("--bounds", bounds, BOUNDS),
+        solver=choice("--solver", solver, SOLVERS),
         gap=gap,
         logits=logits,
         final_node=final_node,

@@ -14,6 +14,7 @@ from geolip_lirpa.types import Norm
 # Names for help and completion; a test compares them with the library's own tables.
 METHODS = ("combined", "sdp", "geolip-anchored", "geolip-local", "geolip", "alpha-crown", "crown", "ibp")
 BOUNDS = ("ibp", "crown", "alpha-crown")
+SOLVERS = ("auto", "interior-point", "low-rank")
 # Radii and images beyond it say nothing, and far beyond it bounds of the outputs overflow.
 LARGEST = 1e30
 
@@ -34,6 +35,7 @@ class CertifyRequest:
     clip: tuple[float, float] | None
     method: str
     bounds: str
+    solver: str
     gap: float
     logits: bool
     final_node: str | None
@@ -57,6 +59,7 @@ class CertifyRequest:
             "norm": self.norm.value,
             "method": self.method,
             "bounds": self.bounds,
+            "solver": self.solver,
             "targets": None if self.targets is None else self.classes(),
             "clip": None if self.clip is None else list(self.clip),
             "seed": self.seed,

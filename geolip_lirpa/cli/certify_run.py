@@ -170,7 +170,7 @@ class _Run:
         request = self.request
         low, high = (None, None) if request.clip is None else torch.tensor(request.clip, dtype=torch.float64).unbind()
         margin_set = MarginSet(center, request.eps or 0.0, request.norm, low, high)
-        options = MarginOptions(request.method, request.bounds, whole=True, seed=request.seed)
+        options = MarginOptions(request.method, request.bounds, whole=True, seed=request.seed, solver=request.solver)
         if request.eps is None:
             return self._radius(record, self.network, margin_set, rows, options)
         offsets = torch.zeros((1, len(rows)), dtype=torch.float64)

@@ -28,12 +28,14 @@ class LbfgsOptions:
         stall_iterations: stop when neither the value nor the gradient's norm has improved by more than rounding for so
             many iterations.
         memory: curvature pairs kept.
+        small_gradient: stop when the Riemannian gradient's norm itself is below this.
     """
 
     max_iterations: int = 2000
     gradient_tolerance: float = 1e-9
     stall_iterations: int = 30
     memory: int = 6
+    small_gradient: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,7 @@ def minimise(problem: Problem, start: Tensor, options: LbfgsOptions) -> LbfgsRes
     curvature = Curvature(options.memory, problem.weights(start, ambient))
     for iteration in range(options.max_iterations + 1):
         norm = state.gradient.norm(dim=1)
-        done = norm <= options.gradient_tolerance * state.ambient.norm(dim=1)
+        done = norm <= options.small_gradient + options.gradient_tolerance * state.ambient.norm(dim=1)
         keep = ~done & (state.since_best < options.stall_iterations)
         if iteration == options.max_iterations:
             keep = torch.zeros_like(keep)
