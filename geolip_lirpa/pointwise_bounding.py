@@ -23,7 +23,7 @@ from geolip_lirpa.types import Norm
 SOLVERS = ("auto", "interior-point", "low-rank")
 # Rows of the matrix from which the low-rank solver is quicker, and those that the dense solver takes on at all: half a
 # minute an iteration.
-_LOW_RANK_FROM = 600
+_LOW_RANK_FROM = 1000
 _MOST_VARIABLES = 3000
 
 
