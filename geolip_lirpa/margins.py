@@ -49,8 +49,8 @@ _SLACK = {"ibp": 1e-12, "crown": 1e-12, "alpha-crown": 1e-7}
 _GAP = 1e-4
 # Rows whose global constants are bounded together: all of ten classes. More would be in vain where one alone is open.
 _PACK = 12
-# Multiplications for proofs of tightened bounds in the cascade: half a minute or so.
-_TIGHTENING_OPERATIONS = 3e11
+#: Multiplications for proofs of tightened bounds that the cascade spends at most on one input: a minute or so.
+TIGHTENING_OPERATIONS = 3e11
 # How far a margin may miss its target, in parts of what attacks leave above it, for tightened bounds to be tried.
 _REACH = 1.0
 
@@ -254,7 +254,7 @@ class _Work:
         """Whether tighter bounds are not there yet, cost no more than other stages, and may well be enough."""
         if self.bounds is not None or self.set.eps == 0 or not self._in_reach():
             return False
-        return 0.0 < tightening_cost(self.situation) < _TIGHTENING_OPERATIONS
+        return 0.0 < tightening_cost(self.situation) < TIGHTENING_OPERATIONS
 
     def _in_reach(self) -> bool:
         """Whether the hardest row misses its target by less than attacks leave above it."""
