@@ -146,7 +146,7 @@ def load_record(path: str | os.PathLike[str]) -> dict[str, Any]:
     return record
 
 
-def require_format(record: Mapping[str, Any], path: str | os.PathLike[str], name: str, version: int) -> None:
+def require_format(record: Mapping[str, Any], path: str | os.PathLike[str], name: str, *versions: int) -> None:
     """Refuse a file of another kind or version, or one that was altered since it was written.
 
     Raises:
@@ -154,8 +154,9 @@ def require_format(record: Mapping[str, Any], path: str | os.PathLike[str], name
     """
     if record.get("format") != name:
         raise CertificateError(f"{path}: not a certificate of geolip-lirpa. Write one with --certificate.")
-    if record.get("version") != version:
-        raise CertificateError(f"{path}: version {record.get('version')!r}; this release reads {version}.")
+    if record.get("version") not in versions:
+        read = " and ".join(str(v) for v in versions)
+        raise CertificateError(f"{path}: version {record.get('version')!r}; this release reads {read}.")
     if record.get("digest") != digest(record):
         raise CertificateError(f"{path}: altered or damaged (its digest does not match). Compute it again.")
 

@@ -8,21 +8,22 @@ tested by `margin_proof.verify_margin` and `certificate.check`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from geolip_lirpa.certificate import Certificate, Claim, check, network_signature
+from geolip_lirpa.bound_claims import BoundClaim, check_bounds, proven_constants
+from geolip_lirpa.certificate import Claim, network_signature
 from geolip_lirpa.errors import CertificateError
 from geolip_lirpa.margin_proof import verify_margin
 from geolip_lirpa.margin_sets import MarginSet
-from geolip_lirpa.margin_statements import Situation
+from geolip_lirpa.margin_statements import CLAIMED, Situation
 from geolip_lirpa.network import Network
 from geolip_lirpa.pointwise import PointwiseMultipliers
 from geolip_lirpa.rounding import STATEMENT_RANGE
-from geolip_lirpa.types import Norm, OutputNorm
+from geolip_lirpa.types import Norm
 
 BOUND_METHODS = ("ibp", "crown", "alpha-crown")
 LIPSCHITZ_METHODS = ("geolip", "geolip-local", "geolip-anchored")
@@ -34,7 +35,7 @@ class LipschitzProof:
 
     Args:
         method: one of `LIPSCHITZ_METHODS`.
-        bound_method: how pre-activations are bounded; no meaning for "geolip".
+        bound_method: how pre-activations are bounded, one of `BOUND_METHODS` or `CLAIMED`; no meaning for "geolip".
         sample: whose set the slopes are for; None for "geolip", which holds everywhere.
         row: (n_out,) float64.
         claims: proofs as in a `Certificate` of this row alone.
@@ -56,7 +57,8 @@ class MarginClaim:
         row: position among the rows.
         lower: the claim.
         method: how it is proven.
-        bound_method: how pre-activations are bounded, for method "sdp".
+        bound_method: how pre-activations are bounded, for method "sdp": one of `BOUND_METHODS`, or `CLAIMED` for the
+            bounds that the certificate claims and proves. For `BOUND_METHODS` only the latter has a meaning.
         multipliers: for method "sdp".
         lipschitz: number of the `LipschitzProof`, for `LIPSCHITZ_METHODS`.
     """
@@ -81,6 +83,7 @@ class MarginCertificate:
         offsets: (B, S).
         claims: see `MarginClaim`.
         lipschitz: see `LipschitzProof`.
+        bounds: claims on pre-activations, from which others start; see `BoundClaim`.
         metadata: model file, versions; for information only.
     """
 
@@ -90,6 +93,7 @@ class MarginCertificate:
     offsets: Tensor
     claims: tuple[MarginClaim, ...]
     lipschitz: tuple[LipschitzProof, ...] = ()
+    bounds: tuple[BoundClaim, ...] = ()
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
     def lower(self) -> Tensor:
@@ -98,6 +102,20 @@ class MarginCertificate:
         for claim in self.claims:
             result[claim.sample, claim.row] = max(float(result[claim.sample, claim.row]), claim.lower)
         return result
+
+
+def without_unused(certificate: MarginCertificate) -> MarginCertificate:
+    """The certificate with only those Lipschitz proofs and bounds of pre-activations that its claims need."""
+    used = sorted({c.lipschitz for c in certificate.claims if c.lipschitz is not None})
+    place = {old: new for new, old in enumerate(used)}
+    claims = tuple(c if c.lipschitz is None else replace(c, lipschitz=place[c.lipschitz]) for c in certificate.claims)
+    samples = {c.sample for c in claims if c.bound_method == CLAIMED}
+    return replace(
+        certificate,
+        claims=claims,
+        lipschitz=tuple(certificate.lipschitz[i] for i in used),
+        bounds=tuple(c for c in certificate.bounds if c.sample in samples),
+    )
 
 
 def check_margins(certificate: MarginCertificate, network: Network) -> Tensor:
@@ -116,6 +134,8 @@ def check_margins(certificate: MarginCertificate, network: Network) -> Tensor:
     _check_statement(certificate, network)
     parts = zip(certificate.sets, certificate.rows, certificate.offsets, strict=True)
     situations = [Situation(network, *part) for part in parts]
+    for sample, situation in enumerate(situations):
+        check_bounds(situation, [c for c in certificate.bounds if c.sample == sample])
     constants: dict[int, float] = {}
     for claim in certificate.claims:
         proven = _proven(certificate, claim, situations, constants)
@@ -134,7 +154,7 @@ def _proven(
     """What the proof of a claim really proves; None where it proves nothing."""
     situation = situations[claim.sample]
     if claim.method in BOUND_METHODS:
-        return float(situation.margins(claim.method)[claim.row])
+        return float(situation.margins(claim.method, claim.bound_method)[claim.row])
     if claim.method in LIPSCHITZ_METHODS and claim.lipschitz is not None:
         number = claim.lipschitz
         if number not in constants:
@@ -150,19 +170,8 @@ def _constant(certificate: MarginCertificate, proof: LipschitzProof, situations:
     """A proven Lipschitz constant of the proof's row."""
     sample = 0 if proof.sample is None else proof.sample
     situation = situations[sample]
-    statement = Certificate(
-        signature=certificate.signature,
-        norm=certificate.sets[sample].norm,
-        input_scale=torch.ones(situation.network.input_size, dtype=torch.float64),
-        rows=proof.row[None, None],
-        output=OutputNorm.ROWS,
-        scope="global",
-        claims=proof.claims,
-        local=None,
-        metadata={},
-        rests_on=(),
-    )
-    return float(check(statement, situation.network, (situation.slopes(proof.method, proof.bound_method),))[0, 0])
+    slopes = situation.slopes(proof.method, proof.bound_method)
+    return float(proven_constants(situation.network, slopes, situation.set.norm, proof.row[None], proof.claims)[0])
 
 
 def _check_statement(certificate: MarginCertificate, network: Network) -> None:
@@ -178,6 +187,8 @@ def _check_statement(certificate: MarginCertificate, network: Network) -> None:
     good = good and all(tuple(s.center.shape) == network.input_shape for s in certificate.sets)
     if not (good and STATEMENT_RANGE.holds(rows) and STATEMENT_RANGE.holds(certificate.offsets)):
         raise CertificateError("certificate: its rows or inputs do not fit the network. Compute it again.")
+    if not all(0 <= claim.sample < batch for claim in certificate.bounds):
+        raise CertificateError("certificate: it has bounds over inputs that it does not have. Compute it again.")
     for claim in certificate.claims:
         if not _fits(certificate, claim):
             raise CertificateError(
@@ -188,7 +199,7 @@ def _check_statement(certificate: MarginCertificate, network: Network) -> None:
 
 def _fits(certificate: MarginCertificate, claim: MarginClaim) -> bool:
     batch, rows = certificate.rows.shape[:2]
-    if not (0 <= claim.sample < batch and 0 <= claim.row < rows and claim.bound_method in BOUND_METHODS):
+    if not (0 <= claim.sample < batch and 0 <= claim.row < rows and claim.bound_method in (*BOUND_METHODS, CLAIMED)):
         return False
     if claim.method not in LIPSCHITZ_METHODS:
         return claim.method in (*BOUND_METHODS, "sdp") and claim.lipschitz is None
@@ -199,7 +210,7 @@ def _fits(certificate: MarginCertificate, claim: MarginClaim) -> bool:
     # a global constant is one of a norm, the others are one of a set
     if proof.method == "geolip":
         return same and proof.sample is None and _norms(certificate) == {certificate.sets[claim.sample].norm}
-    return same and proof.sample == claim.sample and proof.bound_method in BOUND_METHODS
+    return same and proof.sample == claim.sample and proof.bound_method in (*BOUND_METHODS, CLAIMED)
 
 
 def _norms(certificate: MarginCertificate) -> set[Norm]:

@@ -10,6 +10,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from geolip_lirpa.bound_claims import BoundClaim
 from geolip_lirpa.certificate_records import (
     claim_record,
     decode,
@@ -30,7 +31,9 @@ from geolip_lirpa.pointwise import PointwiseMultipliers
 from geolip_lirpa.types import Norm
 
 FORMAT = "geolip-lirpa margin certificate"
-VERSION = 1
+VERSION = 2
+# without claims on pre-activations
+_FORMER_VERSION = 1
 _GROUPS = ("complementarity", "positive", "above", "triangle", "interval")
 
 
@@ -42,6 +45,7 @@ def save_margins(certificate: MarginCertificate, path: str | os.PathLike[str]) -
     """
     fronts: list[Front] = []
     lipschitz = [_lipschitz_record(p, fronts) for p in certificate.lipschitz]
+    bounds = [_bound_record(c, fronts) for c in certificate.bounds]
     record: dict[str, Any] = {
         "format": FORMAT,
         "version": VERSION,
@@ -52,6 +56,7 @@ def save_margins(certificate: MarginCertificate, path: str | os.PathLike[str]) -
         "metadata": dict(certificate.metadata),
         "claims": [_margin_record(c) for c in certificate.claims],
         "lipschitz": lipschitz,
+        "bounds": bounds,
         "fronts": [front_record(front) for front in fronts],
     }
     save_record(record, path)
@@ -72,7 +77,7 @@ def load_margins(path: str | os.PathLike[str]) -> MarginCertificate:
         CertificateError: unreadable, not a margin certificate, another version, or altered since it was written.
     """
     record = load_record(path)
-    require_format(record, path, FORMAT, VERSION)
+    require_format(record, path, FORMAT, _FORMER_VERSION, VERSION)
     try:
         return _read(record)
     except GeolipError:
@@ -92,6 +97,7 @@ def _read(record: Mapping[str, Any]) -> MarginCertificate:
         offsets=tensor(record["offsets"]),
         claims=tuple(_read_margin(c) for c in record["claims"]),
         lipschitz=tuple(_read_lipschitz(p, fronts) for p in record["lipschitz"]),
+        bounds=() if record["version"] == _FORMER_VERSION else tuple(_read_bound(c, fronts) for c in record["bounds"]),
         metadata=dict(record["metadata"]),
     )
 
@@ -112,7 +118,6 @@ def _read_set(record: Any) -> MarginSet:
 
 
 def _margin_record(claim: MarginClaim) -> dict[str, Any]:
-    m = claim.multipliers
     return {
         "sample": claim.sample,
         "row": claim.row,
@@ -120,27 +125,57 @@ def _margin_record(claim: MarginClaim) -> dict[str, Any]:
         "method": claim.method,
         "bound_method": claim.bound_method,
         "lipschitz": claim.lipschitz,
-        "multipliers": None
-        if m is None
-        else {
-            "input": encode(m.input),
-            **{name: [encode(g) for g in group] for name, group in zip(_GROUPS, m.hidden(), strict=True)},
-        },
+        "multipliers": _multipliers_record(claim.multipliers),
     }
 
 
 def _read_margin(record: Any) -> MarginClaim:
-    lower, m = float(record["lower"]), record["multipliers"]
-    if not math.isfinite(lower):
-        raise ValueError("a claim is not a finite number")
-    multipliers = None
-    if m is not None:
-        groups = {name: tuple(decode(g) for g in m[name]) for name in _GROUPS}
-        multipliers = PointwiseMultipliers(**groups, input=decode(m["input"]))
     return MarginClaim(
-        int(record["sample"]), int(record["row"]), lower, str(record["method"]), str(record["bound_method"]),
-        multipliers, None if record["lipschitz"] is None else int(record["lipschitz"]),
+        int(record["sample"]), int(record["row"]), _finite(record["lower"]), str(record["method"]),
+        str(record["bound_method"]), _read_multipliers(record["multipliers"]),
+        None if record["lipschitz"] is None else int(record["lipschitz"]),
     )  # fmt: skip
+
+
+def _bound_record(claim: BoundClaim, fronts: list[Front]) -> dict[str, Any]:
+    return {
+        "sample": claim.sample,
+        "node": claim.node,
+        "neuron": claim.neuron,
+        "side": claim.side,
+        "value": claim.value,
+        "lipschitz": [claim_record(c, fronts) for c in claim.lipschitz],
+        "multipliers": _multipliers_record(claim.multipliers),
+    }
+
+
+def _read_bound(record: Any, fronts: list[Front]) -> BoundClaim:
+    return BoundClaim(
+        int(record["sample"]), int(record["node"]), int(record["neuron"]), str(record["side"]),
+        _finite(record["value"]), tuple(read_claim(c, fronts) for c in record["lipschitz"]),
+        _read_multipliers(record["multipliers"]),
+    )  # fmt: skip
+
+
+def _finite(value: Any) -> float:
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError("a claim is not a finite number")
+    return number
+
+
+def _multipliers_record(m: PointwiseMultipliers | None) -> dict[str, Any] | None:
+    if m is None:
+        return None
+    groups = {name: [encode(g) for g in group] for name, group in zip(_GROUPS, m.hidden(), strict=True)}
+    return {"input": encode(m.input), **groups}
+
+
+def _read_multipliers(record: Any) -> PointwiseMultipliers | None:
+    if record is None:
+        return None
+    groups = {name: tuple(decode(g) for g in record[name]) for name in _GROUPS}
+    return PointwiseMultipliers(**groups, input=decode(record["input"]))
 
 
 def _lipschitz_record(proof: LipschitzProof, fronts: list[Front]) -> dict[str, Any]:

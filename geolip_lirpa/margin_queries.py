@@ -60,7 +60,8 @@ def compute_margins(
         offsets: (batch, n_spec), the numbers d; default: zeros.
         method: "ibp", "crown", "alpha-crown", "geolip" (global Lipschitz constant), "geolip-local", "geolip-anchored",
             "sdp" (the pointwise program, ReLU networks) or "combined", which is at least as good as each of them.
-        bound_method: "ibp", "crown" or "alpha-crown": bounds of pre-activations that methods start from.
+        bound_method: bounds of pre-activations that methods start from: "ibp", "crown", "alpha-crown", or alpha-crown's
+            tightened by Lipschitz constants of the neurons ("geolip") and by the pointwise program as well ("sdp").
         enough: rows are left once their bound exceeds it, or once an attack shows that none can; None: never.
         attack: whether to search small margins of real inputs as well.
         domain: (smallest, largest) inputs; what lies outside is not part of the set.

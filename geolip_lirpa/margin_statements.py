@@ -11,7 +11,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from geolip_lirpa.interval import Bounds, preactivations
+from geolip_lirpa.interval import Bounds, intersected, preactivations
 from geolip_lirpa.margin_bounds import crown_margins, ibp_margins, lipschitz_margins, margin_slopes, set_bounds
 from geolip_lirpa.margin_sets import MarginSet
 from geolip_lirpa.margin_values import margin_enclosures
@@ -19,10 +19,13 @@ from geolip_lirpa.network import Network
 from geolip_lirpa.pointwise import PointwiseFamily, PointwiseInstance
 from geolip_lirpa.rounding import gamma
 from geolip_lirpa.slopes import SlopeIntervals
+from geolip_lirpa.truncation import truncated
 from geolip_lirpa.types import Norm
 
 #: Steps of the ascent on slopes that "alpha-crown" means.
 ALPHA_ITERATIONS = 20
+#: The bounds of pre-activations that proven claims have tightened; without claims those of "alpha-crown".
+CLAIMED = "claimed"
 _SCOPES = {"geolip": "global", "geolip-local": "local", "geolip-anchored": "anchored"}
 
 
@@ -40,31 +43,61 @@ class Situation:
         self.network, self.set, self.rows, self.offsets = network, margin_set, rows, offsets
         self._inputs = margin_set.input_set()
         self._nodes: dict[str, list[Bounds]] = {}
-        self._margins: dict[str, Tensor] = {}
+        self._margins: dict[tuple[str, bool], Tensor] = {}
         self._slopes: dict[tuple[str, str], SlopeIntervals] = {}
         self._families: dict[str, PointwiseFamily] = {}
 
-    def margins(self, method: str) -> Tensor:
-        """Lower bounds (S,) by "ibp", "crown" or "alpha-crown"."""
-        if method not in self._margins:
-            bounds = self._node_bounds(method)
+    def margins(self, method: str, bound_method: str = "") -> Tensor:
+        """Lower bounds (S,) by "ibp", "crown" or "alpha-crown", over its own bounds of the nodes or over `CLAIMED`."""
+        claimed = bound_method == CLAIMED
+        if (method, claimed) not in self._margins:
+            bounds = self.node_bounds(CLAIMED if claimed else method)
             if method == "ibp":
                 found = ibp_margins(self.network, bounds, self.rows, self.offsets)
             else:
                 steps = ALPHA_ITERATIONS if method == "alpha-crown" else 0
                 found = crown_margins(self.network, self._inputs, bounds, self.rows, self.offsets, steps)
-            self._margins[method] = found
-        return self._margins[method]
+            self._margins[method, claimed] = found
+        return self._margins[method, claimed]
+
+    def tighten(self, node: int, bounds: Bounds) -> None:
+        """Let `CLAIMED` make use of bounds of one node that somebody has proven over the set.
+
+        What rests on `CLAIMED` has to be asked for again.
+
+        Args:
+            node: its position.
+            bounds: (1, \\*shape) each, infinite where nothing is proven.
+        """
+        known = list(self.node_bounds(CLAIMED))
+        known[node] = intersected(known[node], bounds)
+        self._nodes[CLAIMED] = set_bounds(self.network, self._inputs, "crown", known=known)
+        self._margins = {key: found for key, found in self._margins.items() if not key[1]}
+        self._slopes = {key: found for key, found in self._slopes.items() if key[1] != CLAIMED}
+        self._families.pop(CLAIMED, None)
+
+    def up_to(self, node: int, rows: Tensor) -> Situation:
+        """The network up to a node over the same set, with the bounds `CLAIMED` of now.
+
+        Args:
+            node: its position.
+            rows: (S, size of the node).
+        """
+        network, kept = truncated(self.network, node)
+        inner = Situation(network, self.set, rows, torch.zeros(len(rows), dtype=torch.float64))
+        bounds = self.node_bounds(CLAIMED)
+        inner._nodes[CLAIMED] = [bounds[i] for i in kept]
+        return inner
 
     def bounds(self, method: str) -> list[Bounds]:
         """Bounds of each pre-activation, without batch."""
-        return [(low[0], high[0]) for low, high in preactivations(self.network, self._node_bounds(method))]
+        return [(low[0], high[0]) for low, high in preactivations(self.network, self.node_bounds(method))]
 
     def slopes(self, method: str, bound_method: str) -> SlopeIntervals:
         """Slope intervals for "geolip", "geolip-local" or "geolip-anchored"."""
         key = (method, "" if method == "geolip" else bound_method)
         if key not in self._slopes:
-            bounds = None if method == "geolip" else self._node_bounds(bound_method)
+            bounds = None if method == "geolip" else self.node_bounds(bound_method)
             self._slopes[key] = margin_slopes(self.network, self.set, _SCOPES[method], bounds)
         return self._slopes[key]
 
@@ -89,9 +122,12 @@ class Situation:
         """Lower bounds (S,) of the margins at the centre itself."""
         return margin_enclosures(self.network, self.set.center[None], self.rows[None], self.offsets[None])[0][0]
 
-    def _node_bounds(self, method: str) -> list[Bounds]:
+    def node_bounds(self, method: str) -> list[Bounds]:
+        """Bounds of all nodes, (1, \\*shape) each."""
+        if method == CLAIMED and method not in self._nodes:
+            return self.node_bounds("alpha-crown")
         if method not in self._nodes:
-            known = self._node_bounds("crown") if method == "alpha-crown" else None
+            known = self.node_bounds("crown") if method == "alpha-crown" else None
             self._nodes[method] = set_bounds(self.network, self._inputs, method, ALPHA_ITERATIONS, known)
         return self._nodes[method]
 

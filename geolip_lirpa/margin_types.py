@@ -23,6 +23,10 @@ from geolip_lirpa.rounding import STATEMENT_RANGE
 #: them, the cheap ones first, until one is good enough.
 METHODS = ("ibp", "crown", "alpha-crown", "geolip", "geolip-local", "geolip-anchored", "sdp", "combined")
 
+#: Ways to bound pre-activations: intervals, linear bounds, Lipschitz constants of the neurons, and the pointwise
+#: program as well for those that matter most. The last two start from alpha-crown.
+BOUNDS = ("ibp", "crown", "alpha-crown", "geolip", "sdp")
+
 
 @dataclass(frozen=True)
 class MarginProblem:
@@ -75,7 +79,7 @@ class MarginOptions:
 
     Args:
         method: see `METHODS`.
-        bound_method: how pre-activations are bounded over the set: "ibp", "crown" or "alpha-crown".
+        bound_method: how pre-activations are bounded over the set, see `BOUNDS`.
         enough: rows whose proven margin exceeds it, or whose attacked margin does not, are left as they are; None:
             every row is bounded as well as the method can.
         whole: an input counts only if all its rows are proven: once a row is given up, the others are left.
@@ -99,7 +103,7 @@ class MarginOptions:
             raise SpecificationError("enough: got nan; allowed are numbers, and None. Pass 0.0 to have signs proven.")
         for name, value, allowed in (
             ("method", self.method, METHODS),
-            ("bound_method", self.bound_method, METHODS[:3]),
+            ("bound_method", self.bound_method, BOUNDS),
             ("solver", self.solver, SOLVERS),
         ):
             if value not in allowed:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from geolip_lirpa.activations import ReLU
 from geolip_lirpa.attacks import Attack, AttackOptions, attack
+from geolip_lirpa.bound_claims import BoundClaim
 from geolip_lirpa.bounding import Progress
 from geolip_lirpa.certificate import Claim, network_signature
 from geolip_lirpa.errors import SpecificationError
@@ -27,23 +28,31 @@ from geolip_lirpa.margin_certificate import (
     LipschitzProof,
     MarginCertificate,
     MarginClaim,
+    without_unused,
 )
-from geolip_lirpa.margin_statements import Situation
+from geolip_lirpa.margin_statements import CLAIMED, Situation
 from geolip_lirpa.margin_types import MarginOptions, MarginProblem, MarginResult, RowMargin
 from geolip_lirpa.network import Network
 from geolip_lirpa.network_lipschitz import network_lipschitz
 from geolip_lirpa.pointwise_bounding import ProgramOptions, prove_programs
 from geolip_lirpa.sdp import Multipliers
+from geolip_lirpa.tightening import TIGHTENINGS, tighten, tightening_cost
 from geolip_lirpa.types import Norm
 
 #: What "combined" tries, one after the other.
 CASCADE = ("crown", "geolip", "geolip-local", "geolip-anchored", "alpha-crown", "sdp")
+#: What it then tries again from tightened bounds of pre-activations.
+AGAIN = ("alpha-crown", "geolip-anchored", "sdp")
 # What is left of computed margins for a claim, relative to their size: whoever checks it computes them anew.
 _SLACK = {"ibp": 1e-12, "crown": 1e-12, "alpha-crown": 1e-7}
 # Relative gap of Lipschitz constants: far less than what relaxing costs.
 _GAP = 1e-4
 # Rows whose global constants are bounded together: all of ten classes. More would be in vain where one alone is open.
 _PACK = 12
+#: Multiplications for proofs of tightened bounds that the cascade spends at most on one input: a minute or so.
+TIGHTENING_OPERATIONS = 3e11
+# How far a margin may miss its target, in parts of what attacks leave above it, for tightened bounds to be tried.
+_REACH = 1.0
 
 
 @dataclass(frozen=True)
@@ -91,6 +100,7 @@ def network_margins(
         offsets=problem.offsets,
         claims=tuple(claim for w in work for claim in w.claims.values()),
         lipschitz=tuple(shared.proofs),
+        bounds=tuple(claim for w in work for claim in w.bounds or ()),
     )
     return MarginResult(
         lower=torch.stack([w.lower for w in work]),
@@ -114,14 +124,6 @@ def require_served(network: Network, method: str) -> None:
             f"method 'sdp': got activations {', '.join(sorted(kinds))}; the pointwise program knows ReLU only. Use "
             "'geolip-anchored', 'alpha-crown', or 'combined', which leaves it out."
         )
-
-
-def without_unused(certificate: MarginCertificate) -> MarginCertificate:
-    """The certificate with only those Lipschitz proofs that its claims need."""
-    used = sorted({c.lipschitz for c in certificate.claims if c.lipschitz is not None})
-    place = {old: new for new, old in enumerate(used)}
-    claims = tuple(c if c.lipschitz is None else replace(c, lipschitz=place[c.lipschitz]) for c in certificate.claims)
-    return replace(certificate, claims=claims, lipschitz=tuple(certificate.lipschitz[i] for i in used))
 
 
 def _attacked(problem: MarginProblem, options: MarginOptions) -> Attack | None:
@@ -166,11 +168,19 @@ class _Work:
         self.seconds = [0.0] * count
         # multipliers of local constants, from which the pointwise program starts
         self.starts: dict[int, Multipliers | None] = {}
+        # proofs of tightened bounds of pre-activations; None while nobody needs them
+        self.bounds: list[BoundClaim] | None = None
 
     def run(self, shared: _Shared) -> None:
         """Apply the method, or the methods of the cascade, to the rows that still need it."""
-        stages = CASCADE if self.options.method == "combined" else (self.options.method,)
-        for method in stages:
+        combined = self.options.method == "combined"
+        self._stages(CASCADE if combined else (self.options.method,), shared)
+        if combined and self._open() and self._is_worth_tightening():
+            self._tighten("geolip")
+            self._stages(AGAIN, shared)
+
+    def _stages(self, methods: Sequence[str], shared: _Shared) -> None:
+        for method in methods:
             rows = self._open()
             if not rows:
                 return
@@ -214,11 +224,44 @@ class _Work:
             self.claims[row] = MarginClaim(self.sample, row, lower, **claim)  # type: ignore[arg-type]
 
     def _linear(self, method: str, rows: Sequence[int]) -> None:
-        found = self.situation.margins(method)
+        bounds = self._bound_method() if method != "ibp" and self._wants_tight_bounds() else method
+        found = self.situation.margins(method, bounds)
         # another processor's sums end elsewhere, and an ascent carries such differences on
         slack = _SLACK[method] * torch.maximum(found.abs(), self.situation.clean.abs())
         for i in rows:
-            self._claim(i, float(found[i] - slack[i]), {"method": method})
+            self._claim(i, float(found[i] - slack[i]), {"method": method, "bound_method": bounds})
+
+    # -- bounds of pre-activations -----------------------------------------------------------------------------------
+
+    def _wants_tight_bounds(self) -> bool:
+        return self.options.bound_method in TIGHTENINGS or self.bounds is not None
+
+    def _bound_method(self) -> str:
+        """How pre-activations are bounded; tightens them where the options say so."""
+        if self.bounds is None and self.options.bound_method in TIGHTENINGS:
+            self._tighten(self.options.bound_method)
+        return self.options.bound_method if self.bounds is None else CLAIMED
+
+    def _tighten(self, kind: str) -> None:
+        rows = self._open()
+        self._timed(rows, lambda: setattr(self, "bounds", self._tightened(kind)))
+
+    def _tightened(self, kind: str) -> list[BoundClaim]:
+        claims = tighten(self.situation, kind, self.options.seed)
+        return [replace(claim, sample=self.sample) for claim in claims]
+
+    def _is_worth_tightening(self) -> bool:
+        """Whether tighter bounds are not there yet, cost no more than other stages, and may well be enough."""
+        if self.bounds is not None or self.set.eps == 0 or not self._in_reach():
+            return False
+        return 0.0 < tightening_cost(self.situation) < TIGHTENING_OPERATIONS
+
+    def _in_reach(self) -> bool:
+        """Whether the hardest row misses its target by less than attacks leave above it."""
+        enough, hardest = self.options.enough, self._open()[0]
+        if enough is None or not bool(self.attacked.isfinite().all()):
+            return True
+        return enough - float(self.lower[hardest]) < _REACH * (float(self.attacked[hardest]) - enough)
 
     # -- Lipschitz constants -----------------------------------------------------------------------------------------
 
@@ -244,7 +287,8 @@ class _Work:
 
     def _constants(self, method: str, rows: Sequence[int]) -> list[tuple[float, LipschitzProof | None]]:
         """Constants of rows with their proofs; infinite without one."""
-        slopes = self.situation.slopes(method, self.options.bound_method)
+        bounds = self.options.bound_method if method == "geolip" else self._bound_method()
+        slopes = self.situation.slopes(method, bounds)
         scale = torch.ones(self.network.input_size, dtype=torch.float64)
         problem = LipschitzProblem(self.network, self.rows[list(rows)][None], (slopes,), scale)
         options = LipschitzOptions(norm=self.set.norm, relative_gap=_GAP, lower_bounds=False, seed=self.options.seed)
@@ -260,7 +304,7 @@ class _Work:
             if not own or not math.isfinite(constant):
                 found.append((math.inf, None))
                 continue
-            proof = LipschitzProof(method, self.options.bound_method, sample, self.rows[i], own)
+            proof = LipschitzProof(method, bounds, sample, self.rows[i], own)
             found.append((constant, proof))
         return found
 
@@ -268,12 +312,16 @@ class _Work:
 
     def _pointwise(self, rows: Sequence[int]) -> None:
         """The pointwise program; rows that cannot be proven end the work on an input that counts only as a whole."""
-        bounds = "alpha-crown" if self.options.method == "combined" else self.options.bound_method
+        bounds = self._bound_method()
+        if self.options.method == "combined" and bounds != CLAIMED:
+            bounds = "alpha-crown"
         # constants for l_1 have multipliers for each input apart, from which nothing can start
         missing = [i for i in rows if i not in self.starts and self.set.norm is not Norm.L1]
         if missing:
             self._timed(missing, functools.partial(self._constants, "geolip-local", missing))
         options = ProgramOptions(self.options.solver, self.options.enough, self.options.whole, self.options.seed)
+        # they pay over balls where bounds are tight
+        options = replace(options, all_products=bounds == CLAIMED)
         begin = time.perf_counter()
         instances = [self.situation.instance(bounds, i) for i in rows]
         shared = (time.perf_counter() - begin) / max(1, len(rows))

@@ -36,12 +36,14 @@ class ProgramOptions:
         target: rows are left once their margin is proven to exceed it, or found not to; None: go to the optimum.
         whole: rows count together only; once one is given up, the others are left.
         seed: of random numbers.
+        all_products: whether programs over balls take the optional products, too, as those over boxes always do.
     """
 
     solver: str = "auto"
     target: float | None = None
     whole: bool = False
     seed: int = 0
+    all_products: bool = False
 
 
 def program_variables(instance: PointwiseInstance) -> int:
@@ -74,14 +76,14 @@ def prove_programs(
         yield from _low_rank(instances, starts, options)
 
 
-def _products(instance: PointwiseInstance) -> tuple[str, ...]:
-    return OPTIONAL_PRODUCTS if instance.family.input_norm is Norm.LINF else ()
+def _products(instance: PointwiseInstance, options: ProgramOptions) -> tuple[str, ...]:
+    return OPTIONAL_PRODUCTS if options.all_products or instance.family.input_norm is Norm.LINF else ()
 
 
 def _interior_point(
     instances: Sequence[PointwiseInstance], starts: Sequence[Multipliers | None], options: ProgramOptions
 ) -> Iterator[tuple[int, ProvenMargin | None, float]]:
-    solver = PointwiseInteriorPoint(products=_products(instances[0]), target=options.target, seed=options.seed)
+    solver = PointwiseInteriorPoint(products=_products(instances[0], options), target=options.target, seed=options.seed)
     for number, (instance, start) in enumerate(zip(instances, starts, strict=True)):
         begin = time.perf_counter()
         try:
@@ -108,7 +110,7 @@ def _low_rank(
         return None if proven is None else proven.lower
 
     solver = PointwiseLowRank(
-        products=_products(instances[0]), target=options.target, whole=options.whole, seed=options.seed
+        products=_products(instances[0], options), target=options.target, whole=options.whole, seed=options.seed
     )
     results = solver.solve(instances, starts, prove)
     for number, result in enumerate(results):

@@ -17,8 +17,8 @@ from forgery import forge, require_refusal
 
 from geolip_lirpa.cli.certify_request import BOUNDS, METHODS, SOLVERS
 from geolip_lirpa.cli.exit_codes import ExitCode
-from geolip_lirpa.margin_certificate import BOUND_METHODS
 from geolip_lirpa.margin_file import is_margin_certificate
+from geolip_lirpa.margin_types import BOUNDS as LIBRARY_BOUNDS
 from geolip_lirpa.margin_types import METHODS as LIBRARY_METHODS
 from geolip_lirpa.pointwise_bounding import SOLVERS as LIBRARY_SOLVERS
 
@@ -93,7 +93,7 @@ def test_long_names_of_methods_are_not_torn(run: Command) -> None:
 
 def test_names_in_the_help_are_those_of_the_library(run: Command) -> None:
     assert set(METHODS) == set(LIBRARY_METHODS) and len(METHODS) == len(LIBRARY_METHODS)
-    assert set(BOUNDS) == set(BOUND_METHODS)
+    assert BOUNDS == LIBRARY_BOUNDS
     assert SOLVERS == LIBRARY_SOLVERS
     for command in ("certify", "radius"):
         page = run(command, "--help")
@@ -162,6 +162,38 @@ def test_damaged_forged_and_foreign_certificates_are_refused(run: Command, proof
         damaged.write_text(content)
         forge(damaged, change)
         require_refusal(run("check", damaged, MODEL))
+
+
+def test_forged_bounds_of_neurons_are_refused(run: Command, tmp_path: Path) -> None:
+    options = ("--norm", "2", "--eps", "0.2", "--images", "3", "--method", "geolip-anchored", "--bounds", "geolip")
+    found = run("certify", MODEL, DATA, *options, "--certificates", tmp_path, "--json").json
+    proof = Path(found["rows"][0]["certificate"])
+    assert run("check", proof, MODEL).code == ExitCode.OK
+    content = proof.read_text()
+    assert json.loads(content)["bounds"]
+
+    def tighter(record: dict[str, Any]) -> None:
+        record["bounds"][0]["value"] *= 0.999
+
+    def moved(record: dict[str, Any]) -> None:
+        record["bounds"][0]["neuron"] = 10**9
+
+    def misplaced(record: dict[str, Any]) -> None:
+        record["bounds"][0]["node"] = 1
+
+    def dropped(record: dict[str, Any]) -> None:
+        record["bounds"] = []
+
+    def missing(record: dict[str, Any]) -> None:
+        del record["bounds"]
+
+    def former(record: dict[str, Any]) -> None:
+        record["version"] = 1
+
+    for change in (tighter, moved, misplaced, dropped, missing, former):
+        proof.write_text(content)
+        forge(proof, change)
+        require_refusal(run("check", proof, MODEL))
 
 
 def test_part_of_the_model_and_domain_are_remembered(run: Command, networks: Path, tmp_path: Path) -> None:

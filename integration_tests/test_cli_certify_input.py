@@ -72,7 +72,7 @@ def test_bad_data(run: Command, tmp_path: Path, changed: dict[str, Any], words: 
         (("--eps", "wide"), ("--eps", "number")),
         (("--norm", "3"), ("--norm", "'3'", "inf, 2 and 1")),
         (("--method", "magic"), ("--method", "combined", "sdp")),
-        (("--bounds", "sdp"), ("--bounds", "alpha-crown")),
+        (("--bounds", "magic"), ("--bounds", "alpha-crown", "sdp")),
         (("--images", "100"), ("--images", "100", "0 to 99")),
         (("--images", "0-999999999"), ("--images", "999999999")),
         (("--images", "5-3"), ("--images", "backwards")),

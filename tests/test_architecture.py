@@ -22,7 +22,7 @@ LEVELS: dict[str, int] = {
     "hard_limit": 1,
     "network": 2, "regions": 2, "specification": 2,
     "affine": 3, "concretise": 3, "crown": 3, "interval": 3, "relaxation": 3, "slope_ascent": 3, "slopes": 3,
-    "sparse_flows": 3, "sparse_maps": 3, "vnnlib": 3,
+    "sparse_flows": 3, "sparse_maps": 3, "truncation": 3, "vnnlib": 3,
     "form_blocks": 4, "forms": 4, "lirpa": 4, "margin_sets": 4, "margin_values": 4, "sdp": 4, "unit_box": 4,
     "attacks": 5, "enclosures": 5, "flips": 5, "increments": 5, "lmi": 5, "margin_bounds": 5, "natural_form": 5,
     "pointwise": 5, "positive_definite": 5, "sparse_sdp": 5, "standard_form": 5, "stencils": 5, "violations": 5,
@@ -31,10 +31,10 @@ LEVELS: dict[str, int] = {
     "patterns": 6, "proof": 6,
     "certificate": 7, "composition": 7, "export": 7, "lower_bounds": 7, "dissection_cost": 7, "proof_cost": 7,
     "solvers": 7, "splitting": 7,
-    "block_bounding": 8, "bounding": 8, "certificate_file": 8, "certificate_records": 8, "compositional": 8,
-    "cut_planning": 8, "lipschitz_types": 8, "margin_certificate": 8, "margin_file": 8, "margin_splitting": 8,
-    "margin_types": 8, "pointwise_bounding": 8,
-    "network_lipschitz": 9, "programs": 9, "verify_types": 9,
+    "block_bounding": 8, "bound_claims": 8, "bounding": 8, "certificate_file": 8, "certificate_records": 8,
+    "compositional": 8, "cut_planning": 8, "lipschitz_types": 8, "margin_certificate": 8, "margin_file": 8,
+    "margin_splitting": 8, "margin_types": 8, "pointwise_bounding": 8,
+    "network_lipschitz": 9, "programs": 9, "tightening": 9, "verify_types": 9,
     "lipschitz": 10, "margin_queries": 10, "margins": 10, "radius": 10, "verify": 10, "verify_files": 10,
     "verify_queries": 10,
     "": 11, "report": 11,
@@ -44,9 +44,9 @@ LEVELS: dict[str, int] = {
 
 #: What turns numbers into proofs; no solver takes part in it.
 TRUSTED = {
-    "block_elimination", "certificate", "certificate_file", "certificate_records", "composition", "dissection",
-    "gain_proof", "lmi", "margin_certificate", "margin_file", "margin_proof", "margin_statements", "positive_definite",
-    "proof",
+    "block_elimination", "bound_claims", "certificate", "certificate_file", "certificate_records", "composition",
+    "dissection", "gain_proof", "lmi", "margin_certificate", "margin_file", "margin_proof", "margin_statements",
+    "positive_definite", "proof",
 }  # fmt: skip
 LONGEST_FILE = 350
 LONGEST_FUNCTION = 60

@@ -272,7 +272,7 @@ def test_wrong_labels_have_no_radius() -> None:
         ({"offsets": torch.full((3, 3), math.inf)}, "offsets"),
         ({"offsets": 1.0}, "offsets"),
         ({"method": "magic"}, "method"),
-        ({"bound_method": "sdp"}, "bound_method"),
+        ({"bound_method": "magic"}, "bound_method"),
         ({"domain": (0.9, 1.0)}, "domain"),
         ({"domain": (math.nan, 1.0)}, "NaN"),
         ({"domain": (0.0,)}, "domain"),

@@ -58,7 +58,8 @@ Bounds = Annotated[
     typer.Option(
         "--bounds",
         metavar="|".join(BOUNDS),
-        help="How pre-activations are bounded.",
+        help="How pre-activations are bounded. geolip: by a Lipschitz constant of each neuron, sdp: by the pointwise "
+        "program, too; both take far longer and pay on deep networks.",
         autocompletion=lambda: list(BOUNDS),
     ),
 ]

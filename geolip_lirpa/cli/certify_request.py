@@ -13,7 +13,7 @@ from geolip_lirpa.types import Norm
 
 # Names for help and completion; a test compares them with the library's own tables.
 METHODS = ("combined", "sdp", "geolip-anchored", "geolip-local", "geolip", "alpha-crown", "crown", "ibp")
-BOUNDS = ("ibp", "crown", "alpha-crown")
+BOUNDS = ("ibp", "crown", "alpha-crown", "geolip", "sdp")
 SOLVERS = ("auto", "interior-point", "low-rank")
 # Radii and images beyond it say nothing, and far beyond it bounds of the outputs overflow.
 LARGEST = 1e30

@@ -113,13 +113,20 @@ class PointwiseInteriorPoint:
     def _solve_one(self, instance: PointwiseInstance, start: Multipliers | None) -> PointwiseResult:
         begin = time.perf_counter()
         program = _Program.of(instance, self.products, self.seed)
-        method = PathFollowing(self.tolerance, self.max_iterations)
-        path = method.solve(
-            program.sdp, program.start(start), program.gram, lambda p: self._is_settled(p, program.value_scale)
-        )
+        path = self._follow(program, start)
+        if start is not None and path.status is Status.STALLED and not self._is_settled(path, program.value_scale):
+            # far from the central path, as multipliers of constants of deep networks may be
+            again = self._follow(program, None)
+            path = again if not path.feasible or (again.feasible and again.value < path.value) else path
         value = -path.gram_value * program.value_scale
         found = program.multipliers(path.theta)
         return PointwiseResult(found, value, path.status, path.iterations, time.perf_counter() - begin)
+
+    def _follow(self, program: _Program, start: Multipliers | None) -> PathResult:
+        method = PathFollowing(self.tolerance, self.max_iterations)
+        return method.solve(
+            program.sdp, program.start(start), program.gram, lambda p: self._is_settled(p, program.value_scale)
+        )
 
     def _is_settled(self, path: PathResult, scale: float) -> bool:
         """Whether a path shows on which side of the target the optimum is."""
