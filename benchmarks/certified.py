@@ -27,7 +27,8 @@ from geolip_lirpa.margin_certificate import check_margins
 from geolip_lirpa.margin_sets import MarginSet
 from geolip_lirpa.margin_statements import class_rows
 from geolip_lirpa.margin_types import METHODS, MarginOptions, MarginProblem
-from geolip_lirpa.margins import GlobalConstants, network_margins
+from geolip_lirpa.margin_work import NetworkMemory
+from geolip_lirpa.margins import network_margins
 from geolip_lirpa.network import Network
 from geolip_lirpa.types import Norm
 
@@ -55,7 +56,7 @@ def main() -> None:
 
 def count(network: Network, images: Tensor, labels: list[int], norm: Norm, eps: float, method: str) -> list[int | str]:
     """One line of the table, without the method."""
-    constants = GlobalConstants()
+    memory = NetworkMemory()
     correct = attacked = proven = 0
     spent = checking = 0.0
     for image, label in zip(images, labels, strict=True):
@@ -68,7 +69,7 @@ def count(network: Network, images: Tensor, labels: list[int], norm: Norm, eps: 
             network, (MarginSet(center, eps, norm),), rows[None], torch.zeros((1, len(rows))).double()
         )
         begin = time.perf_counter()
-        result = network_margins(problem, MarginOptions(method, whole=True), constants=constants)
+        result = network_margins(problem, MarginOptions(method, whole=True), memory=memory)
         spent += time.perf_counter() - begin
         begin = time.perf_counter()
         check_margins(result.certificate, network)

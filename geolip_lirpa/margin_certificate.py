@@ -19,6 +19,7 @@ from geolip_lirpa.certificate import Claim, network_signature
 from geolip_lirpa.errors import CertificateError
 from geolip_lirpa.margin_proof import verify_margin
 from geolip_lirpa.margin_sets import MarginSet
+from geolip_lirpa.margin_splitting import SPLITTING_BUDGET, MarginSplitter
 from geolip_lirpa.margin_statements import CLAIMED, Situation
 from geolip_lirpa.network import Network
 from geolip_lirpa.pointwise import PointwiseMultipliers
@@ -137,8 +138,9 @@ def check_margins(certificate: MarginCertificate, network: Network) -> Tensor:
     for sample, situation in enumerate(situations):
         check_bounds(situation, [c for c in certificate.bounds if c.sample == sample])
     constants: dict[int, float] = {}
+    splitter = MarginSplitter(network)
     for claim in certificate.claims:
-        proven = _proven(certificate, claim, situations, constants)
+        proven = _proven(certificate, claim, situations, constants, splitter)
         if proven is None or not proven >= claim.lower:
             raise CertificateError(
                 f"certificate: the claim that row {claim.row} of input {claim.sample} has a margin of at least "
@@ -149,7 +151,11 @@ def check_margins(certificate: MarginCertificate, network: Network) -> Tensor:
 
 
 def _proven(
-    certificate: MarginCertificate, claim: MarginClaim, situations: Sequence[Situation], constants: dict[int, float]
+    certificate: MarginCertificate,
+    claim: MarginClaim,
+    situations: Sequence[Situation],
+    constants: dict[int, float],
+    splitter: MarginSplitter,
 ) -> float | None:
     """What the proof of a claim really proves; None where it proves nothing."""
     situation = situations[claim.sample]
@@ -160,6 +166,10 @@ def _proven(
         if number not in constants:
             constants[number] = _constant(certificate, certificate.lipschitz[number], situations)
         return situation.lipschitz_margin(claim.row, constants[number])
+    if claim.method == "splitting":
+        row, offset = situation.rows[claim.row], float(situation.offsets[claim.row])
+        found = splitter.search(situation.set, row, offset, claim.lower, 2 * SPLITTING_BUDGET)
+        return claim.lower if found.proven else None
     if claim.method == "sdp" and claim.multipliers is not None:
         instance = situation.instance(claim.bound_method, claim.row)
         return claim.lower if verify_margin(instance, claim.multipliers, claim.lower) else None
@@ -202,7 +212,7 @@ def _fits(certificate: MarginCertificate, claim: MarginClaim) -> bool:
     if not (0 <= claim.sample < batch and 0 <= claim.row < rows and claim.bound_method in (*BOUND_METHODS, CLAIMED)):
         return False
     if claim.method not in LIPSCHITZ_METHODS:
-        return claim.method in (*BOUND_METHODS, "sdp") and claim.lipschitz is None
+        return claim.method in (*BOUND_METHODS, "splitting", "sdp") and claim.lipschitz is None
     if claim.lipschitz is None or not 0 <= claim.lipschitz < len(certificate.lipschitz):
         return False
     proof = certificate.lipschitz[claim.lipschitz]

@@ -21,11 +21,14 @@ from geolip_lirpa.margin_sets import MarginSet
 from geolip_lirpa.network import Network
 from geolip_lirpa.specification import Case, InputBox, Polytope
 from geolip_lirpa.splitting.chain_bounds import Boxes, ChainBounds
-from geolip_lirpa.splitting.inputs import FEW_INPUTS, InputSplitting
+from geolip_lirpa.splitting.inputs import FEW_INPUTS, InputSplitting, SplitResult
 from geolip_lirpa.splitting.neurons import NeuronSplitting
 from geolip_lirpa.splitting.relu_chain import ReluChain, relu_chain
 from geolip_lirpa.splitting.targets import Targets
 from geolip_lirpa.types import Norm
+
+#: Boxes or domains of one row that a proof may take; whoever checks it allows twice as many.
+SPLITTING_BUDGET = 2000
 
 
 class MarginSplitter:
@@ -46,8 +49,8 @@ class MarginSplitter:
         """Whether the set is a box and the network a chain of ReLU layers."""
         return margin_set.norm is Norm.LINF and self._chain is not None
 
-    def proven(self, margin_set: MarginSet, row: Tensor, offset: float, lower: float, most: int) -> bool:
-        """Whether a margin is larger than a number on the whole box.
+    def search(self, margin_set: MarginSet, row: Tensor, offset: float, lower: float, most: int) -> SplitResult:
+        """Try to prove that a margin is larger than a number on the whole box.
 
         Args:
             margin_set: a box.
@@ -55,10 +58,13 @@ class MarginSplitter:
             offset: d.
             lower: b, finite.
             most: bounded boxes or domains after which the search gives up.
+
+        Returns:
+            `proven` only if it is; `violated` if some point of the box seems to have a smaller margin.
         """
         chain = self._chain
         if chain is None or not self.serves(margin_set) or not math.isfinite(lower):
-            return False
+            return SplitResult(False, False, 0)
         inputs = margin_set.input_set()
         low, high = inputs.lower.reshape(1, -1), inputs.upper.reshape(1, -1)
         # c f <= bound holds wherever c f + d <= b does: rounded up
@@ -69,8 +75,8 @@ class MarginSplitter:
         return _search(chain, targets, Boxes(low, high), most)
 
 
-def _search(chain: ReluChain, targets: Targets, boxes: Boxes, most: int) -> bool:
-    """Whether the search ends with a proof; a point at which the polytope seems to be reached ends it."""
+def _search(chain: ReluChain, targets: Targets, boxes: Boxes, most: int) -> SplitResult:
+    """The search; a point at which the polytope seems to be reached ends it."""
     search: InputSplitting | NeuronSplitting
 
     def spent() -> bool:
@@ -80,9 +86,9 @@ def _search(chain: ReluChain, targets: Targets, boxes: Boxes, most: int) -> bool
         search = InputSplitting(
             lambda b, known: ChainBounds.refined(chain, b, known), chain.forward, targets, _reached, spent
         )
-        return search.run(boxes, torch.zeros(1, dtype=torch.int64)).proven
+        return search.run(boxes, torch.zeros(1, dtype=torch.int64))
     search = NeuronSplitting(chain, targets, boxes, _reached, spent)
-    return search.run(ChainBounds.refined(chain, boxes).hidden).proven
+    return search.run(ChainBounds.refined(chain, boxes).hidden)
 
 
 def _reached(point: Tensor, case: int) -> bool:

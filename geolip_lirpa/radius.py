@@ -22,7 +22,8 @@ from geolip_lirpa.margin_certificate import MarginCertificate
 from geolip_lirpa.margin_sets import MarginSet
 from geolip_lirpa.margin_statements import Situation
 from geolip_lirpa.margin_types import MarginOptions, MarginProblem
-from geolip_lirpa.margins import GlobalConstants, network_margins
+from geolip_lirpa.margin_work import NetworkMemory
+from geolip_lirpa.margins import network_margins
 from geolip_lirpa.network import Network
 
 # Radii are sought from here on, relative to the size of the input, where nothing better is known.
@@ -103,7 +104,7 @@ def network_radii(
     rows: Sequence[Tensor],
     options: RadiusOptions,
     progress: Progress | None = None,
-    constants: GlobalConstants | None = None,
+    memory: NetworkMemory | None = None,
 ) -> RadiusResult:
     """The radii of a batch of inputs.
 
@@ -113,13 +114,13 @@ def network_radii(
         rows: for each input the rows (S, n_out) whose margins have to stay positive.
         options: see `RadiusOptions`.
         progress: called with the numbers of finished and of all inputs.
-        constants: as in `network_margins`.
+        memory: as in `network_margins`.
     """
-    constants = GlobalConstants() if constants is None else constants
+    memory = NetworkMemory() if memory is None else memory
     begin = time.perf_counter()
     found = []
     for sample, (margin_set, c) in enumerate(zip(sets, rows, strict=True)):
-        found.append(replace(_Search(network, margin_set, c, options, constants).run(), sample=sample))
+        found.append(replace(_Search(network, margin_set, c, options, memory).run(), sample=sample))
         if progress is not None:
             progress(sample + 1, len(sets))
     return RadiusResult(
@@ -134,12 +135,12 @@ class _Search:
     """Bisection for one input."""
 
     def __init__(
-        self, network: Network, margin_set: MarginSet, rows: Tensor, options: RadiusOptions, constants: GlobalConstants
+        self, network: Network, margin_set: MarginSet, rows: Tensor, options: RadiusOptions, memory: NetworkMemory
     ) -> None:
         self.network, self.set, self.rows, self.options = network, margin_set, rows, options
         self.lower, self.failed, self.upper = 0.0, math.inf, math.inf
         self.certificate: MarginCertificate | None = None
-        self.constants = constants
+        self.memory = memory
         self.proofs = 0
 
     def run(self) -> InputRadius:
@@ -177,7 +178,7 @@ class _Search:
         self.proofs += 1
         offsets = torch.zeros((1, len(self.rows)), dtype=torch.float64)
         problem = MarginProblem(self.network, (self.set.with_eps(radius),), self.rows[None], offsets)
-        result = network_margins(problem, self.options.margins, constants=self.constants)
+        result = network_margins(problem, self.options.margins, memory=self.memory)
         if bool((result.lower > 0).all()):
             self.lower, self.certificate = radius, result.certificate
             return

@@ -180,7 +180,7 @@ class _Verification:
             center = torch.zeros(self.network.input_shape, dtype=torch.float64)
             problem = MarginProblem(box, (MarginSet(center, 1.0, Norm.LINF),), rows[None], offsets[None])
             options = MarginOptions(method, enough=0.0, attack=False, seed=self.options.seed)
-            margins[real] = network_margins(problem, options).lower[0]
+            margins[real] = network_margins(problem, options, over=self._over).lower[0]
         margins = torch.where(targets.offsets == torch.inf, torch.inf, margins)
         return float(_worst(margins)[0])
 

@@ -37,9 +37,9 @@ def test_it_proves_what_is_true_and_nothing_else(inputs: int, seed: int) -> None
     true = depth(chain_of(network), Specification(inputs, 2, (Case(box, (polytope,)),)))
     splitter = MarginSplitter(network)
     assert splitter.serves(margin_set)
-    assert splitter.proven(margin_set, row, offset, true - NEAR, 5000)
+    assert splitter.search(margin_set, row, offset, true - NEAR, 5000).proven
     for beyond in (EXACT, NEAR, 1.0):
-        assert not splitter.proven(margin_set, row, offset, true + beyond, 500)
+        assert not splitter.search(margin_set, row, offset, true + beyond, 500).proven
 
 
 def test_budgets_end_the_search() -> None:
@@ -49,14 +49,14 @@ def test_budgets_end_the_search() -> None:
     row = torch.tensor([1.0, -1.0], dtype=torch.float64)
     sampled = float((network.forward(2 * torch.rand((20_000, 12), dtype=torch.float64) - 1) @ row).min())
     # hard to prove: just below what is seen
-    assert not splitter.proven(margin_set, row, 0.0, sampled - 0.05, 1)
+    assert not splitter.search(margin_set, row, 0.0, sampled - 0.05, 1).proven
 
 
 @pytest.mark.parametrize("lower", [math.nan, math.inf, -math.inf])
 def test_numbers_that_are_none_are_not_proven(lower: float) -> None:
     network = random_mlp(0, (3, 4, 2))
     margin_set = MarginSet(torch.zeros(3, dtype=torch.float64), 0.1, Norm.LINF)
-    assert not MarginSplitter(network).proven(margin_set, torch.ones(2, dtype=torch.float64), 0.0, lower, 10)
+    assert not MarginSplitter(network).search(margin_set, torch.ones(2, dtype=torch.float64), 0.0, lower, 10).proven
 
 
 def test_other_sets_and_networks_are_not_served() -> None:
@@ -70,4 +70,4 @@ def test_other_sets_and_networks_are_not_served() -> None:
     ):
         splitter = MarginSplitter(network)
         assert not splitter.serves(margin_set)
-        assert not splitter.proven(margin_set, row, 0.0, -1e6, 100)
+        assert not splitter.search(margin_set, row, 0.0, -1e6, 100).proven

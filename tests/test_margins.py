@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from scipy.optimize import linprog
 from torch import Tensor
 
-from geolip_lirpa import margins
+from geolip_lirpa import margin_work as margins
 from geolip_lirpa.activations import Tanh
 from geolip_lirpa.errors import CertificateError, SpecificationError
 from geolip_lirpa.lipschitz_types import LipschitzOptions, LipschitzProblem, LipschitzResult
@@ -24,7 +24,8 @@ from geolip_lirpa.margin_file import is_margin_certificate, load_margins, save_m
 from geolip_lirpa.margin_sets import MarginSet
 from geolip_lirpa.margin_statements import class_rows
 from geolip_lirpa.margin_types import METHODS, MarginOptions, MarginProblem
-from geolip_lirpa.margins import GlobalConstants, network_margins
+from geolip_lirpa.margin_work import NetworkMemory
+from geolip_lirpa.margins import network_margins
 from geolip_lirpa.network import Network
 from geolip_lirpa.radius import RadiusOptions, network_radii
 from geolip_lirpa.types import Norm
@@ -203,13 +204,11 @@ def test_constants_of_one_set_do_not_prove_another() -> None:
 
 def test_global_constants_are_computed_once() -> None:
     network, _ = certificates()
-    constants = GlobalConstants()
+    memory = NetworkMemory()
     for seed in (1, 2):
         margin_set = random_set(seed, 4, Norm.L2, cut=False, eps=0.3)
-        result = network_margins(
-            problem_of(network, margin_set), MarginOptions("geolip", enough=None), constants=constants
-        )
-        assert len(constants.known) == 1
+        result = network_margins(problem_of(network, margin_set), MarginOptions("geolip", enough=None), memory=memory)
+        assert len(memory.known) == 1
         check_margins(result.certificate, network)
 
 

@@ -36,7 +36,8 @@ from geolip_lirpa.margin_file import save_margins
 from geolip_lirpa.margin_queries import target_rows
 from geolip_lirpa.margin_sets import MarginSet
 from geolip_lirpa.margin_types import MarginOptions, MarginProblem
-from geolip_lirpa.margins import GlobalConstants, network_margins, require_served
+from geolip_lirpa.margin_work import NetworkMemory
+from geolip_lirpa.margins import network_margins, require_served
 from geolip_lirpa.network import Network
 from geolip_lirpa.radius import RadiusOptions, network_radii
 from geolip_lirpa.report.certification import (
@@ -94,7 +95,7 @@ class _Run:
         self.identity = self._identity(model.sha256)
         self.journal = Journal(request.resume, self.identity)
         self.records = {i: _restored(request.resume, i, r) for i, r in self.journal.finished.items()}
-        self.constants = GlobalConstants()
+        self.memory = NetworkMemory()
         self.failure: WorkerError | None = None
         self.versions = versions(host_version())
 
@@ -175,7 +176,7 @@ class _Run:
             return self._radius(record, self.network, margin_set, rows, options)
         offsets = torch.zeros((1, len(rows)), dtype=torch.float64)
         problem = MarginProblem(self.network, (margin_set,), rows[None], offsets)
-        result = network_margins(problem, options, constants=self.constants)
+        result = network_margins(problem, options, memory=self.memory)
         lower, attacked = float(result.lower.min()), float(result.attacked.min())
         status = "proven" if lower > 0 else "attacked" if attacked <= 0 else "open"
         methods = "+".join(sorted({row.method for row in result.rows if row.method}))
@@ -189,7 +190,7 @@ class _Run:
         self, record: ImageRecord, network: Network, margin_set: MarginSet, rows: Tensor, options: MarginOptions
     ) -> ImageRecord:
         found = network_radii(
-            network, [margin_set], [rows], RadiusOptions(options, self.request.gap), constants=self.constants
+            network, [margin_set], [rows], RadiusOptions(options, self.request.gap), memory=self.memory
         ).inputs[0]
         claims = () if found.certificate is None else found.certificate.claims
         path = None if found.certificate is None else self._written(record.index, found.certificate)
