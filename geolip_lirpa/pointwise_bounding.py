@@ -37,6 +37,7 @@ class ProgramOptions:
         whole: rows count together only; once one is given up, the others are left.
         seed: of random numbers.
         all_products: whether programs over balls take the optional products, too, as those over boxes always do.
+        tolerance: relative gap at which the interior point method is content.
     """
 
     solver: str = "auto"
@@ -44,6 +45,7 @@ class ProgramOptions:
     whole: bool = False
     seed: int = 0
     all_products: bool = False
+    tolerance: float = 1e-6
 
 
 def program_variables(instance: PointwiseInstance) -> int:
@@ -83,7 +85,9 @@ def _products(instance: PointwiseInstance, options: ProgramOptions) -> tuple[str
 def _interior_point(
     instances: Sequence[PointwiseInstance], starts: Sequence[Multipliers | None], options: ProgramOptions
 ) -> Iterator[tuple[int, ProvenMargin | None, float]]:
-    solver = PointwiseInteriorPoint(products=_products(instances[0], options), target=options.target, seed=options.seed)
+    solver = PointwiseInteriorPoint(
+        _products(instances[0], options), options.tolerance, target=options.target, seed=options.seed
+    )
     for number, (instance, start) in enumerate(zip(instances, starts, strict=True)):
         begin = time.perf_counter()
         try:

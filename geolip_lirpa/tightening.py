@@ -19,15 +19,13 @@ from torch import Tensor
 from geolip_lirpa.activations import Activation, ReLU
 from geolip_lirpa.bound_claims import BoundClaim, claimed_bounds, neurons
 from geolip_lirpa.certificate import Claim
-from geolip_lirpa.errors import SolverError
 from geolip_lirpa.lipschitz_types import LipschitzOptions, LipschitzProblem
-from geolip_lirpa.margin_proof import prove_margin
 from geolip_lirpa.margin_statements import CLAIMED, Situation
 from geolip_lirpa.network import AffineOperator, Network
 from geolip_lirpa.network_lipschitz import network_lipschitz
+from geolip_lirpa.pointwise_bounding import ProgramOptions, program_variables, prove_programs
 from geolip_lirpa.proof_cost import proof_cost
 from geolip_lirpa.sdp import Multipliers, SdpInstance
-from geolip_lirpa.solvers.pointwise_point import OPTIONAL_PRODUCTS, PointwiseInteriorPoint
 from geolip_lirpa.types import Norm
 
 #: Ways to tighten: by Lipschitz constants, and by the pointwise program as well.
@@ -36,10 +34,9 @@ TIGHTENINGS = ("geolip", "sdp")
 _GAP = 1e-3
 # Claims that tighten their interval by less than this part of its width are not worth a place in the certificate.
 _WORTH = 1e-3
-# Neurons of a layer for the pointwise program, its tolerance and its iterations.
+# Neurons of a layer for the pointwise program, and its tolerance.
 _NEURONS = 16
 _TOLERANCE = 1e-3
-_ITERATIONS = 40
 # Rows of its matrix: a few seconds for each side of a neuron.
 _MOST_VARIABLES = 1000
 
@@ -163,16 +160,16 @@ def _by_programs(situation: Situation, node: int, known: list[BoundClaim], seed:
         return []
     sides = [BoundClaim(0, node, i, side, 0.0) for i in chosen for side in ("lower", "upper")]
     inner = neurons(situation, node, sides)
-    sizes = [len(kept) for kept in inner.instance(CLAIMED, 0).forms.kept]
-    inputs = sizes[0] if situation.set.norm is Norm.LINF else min(sizes[0], sum(sizes[1:]) + 1)
-    if inputs + sum(sizes[1:]) > _MOST_VARIABLES:
+    instances = [inner.instance(CLAIMED, k) for k in range(len(sides))]
+    if program_variables(instances[0]) > _MOST_VARIABLES:
         return []
-    starts = _starts(situation, node, chosen, seed)
-    solver = PointwiseInteriorPoint(OPTIONAL_PRODUCTS, _TOLERANCE, _ITERATIONS, seed=seed)
+    starts = [start for start in _starts(situation, node, chosen, seed) for _ in range(2)]
+    options = ProgramOptions("interior-point", seed=seed, all_products=True, tolerance=_TOLERANCE)
     found = []
-    for k, side in enumerate(sides):
-        claim = _by_program(inner, k, side, solver, starts[k // 2])
-        found += [] if claim is None else [claim]
+    for k, proven, _ in prove_programs(instances, starts, options):
+        if proven is not None:
+            value = proven.lower if sides[k].side == "lower" else -proven.lower
+            found.append(replace(sides[k], value=value, multipliers=proven.multipliers))
     return found
 
 
@@ -184,17 +181,3 @@ def _starts(situation: Situation, node: int, chosen: list[int], seed: int) -> li
     rows[range(len(chosen)), chosen] = 1.0
     _, proofs = _constants(situation.up_to(node, rows), "geolip-local", seed)
     return [own[0].multipliers if len(own) == 1 else None for own in proofs]
-
-
-def _by_program(
-    inner: Situation, k: int, side: BoundClaim, solver: PointwiseInteriorPoint, start: Multipliers | None
-) -> BoundClaim | None:
-    instance = inner.instance(CLAIMED, k)
-    try:
-        proven = prove_margin(instance, solver.solve([instance], [start])[0].multipliers)
-    except SolverError:
-        return None
-    if proven is None:
-        return None
-    value = proven.lower if side.side == "lower" else -proven.lower
-    return replace(side, value=value, multipliers=proven.multipliers)
