@@ -282,6 +282,11 @@ def _require_samplewise(file: Path, module: nn.Module, sample: tuple[int, ...], 
     expected = torch.stack([y.reshape(-1) for y in alone])
     if together.shape[0] != 2 or together.numel() != expected.numel():
         raise ModelError(advice)
+    if not bool(expected.isfinite().all()):
+        raise ModelError(
+            f"{file}: its outputs are not finite at inputs between -0.5 and 0.5; allowed are networks that are finite "
+            "everywhere. Replace powers and roots outside of their domains, or weights that overflow."
+        )
     if not torch.allclose(together.reshape(2, -1), expected, rtol=1e-3, atol=1e-5 * float(expected.abs().max() + 1)):
         raise ModelError(advice)
 

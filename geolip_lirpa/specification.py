@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -203,20 +204,26 @@ def violates(specification: Specification, inputs: Array, outputs: Array) -> boo
         return False
     return any(
         bool(((case.box.inner_lower <= inputs) & (inputs <= case.box.inner_upper)).all())
-        and any(_contains(polytope, outputs) for polytope in case.unsafe)
+        and any(contains(polytope, outputs) for polytope in case.unsafe)
         for case in specification.cases
     )
 
 
-def _contains(polytope: Polytope, outputs: Array) -> bool:
+def contains(polytope: Polytope, outputs: Array) -> bool:
+    """Whether outputs (n_out,) float64 are in a polytope: each row in rational arithmetic, with its inner bound."""
     # rows that fail by more than any rounding error need no rational numbers; NaN after an overflow excludes nothing
     with np.errstate(over="ignore", invalid="ignore"):
         error = 2 * gamma(len(outputs) + 2) * (np.abs(polytope.matrix) @ np.abs(outputs) + np.abs(polytope.inner_bound))
         excess = polytope.matrix @ outputs - polytope.inner_bound
         if bool((excess > error + np.finfo(np.float64).tiny * (len(outputs) + 2)).any()):
             return False
+    return contains_exactly(polytope, [Fraction(float(value)) for value in outputs])
+
+
+def contains_exactly(polytope: Polytope, outputs: Sequence[Fraction]) -> bool:
+    """Whether rational outputs, n_out of them, are in a polytope with its inner bounds."""
     for row, bound, strict in zip(polytope.matrix, polytope.inner_bound, polytope.strict, strict=True):
-        value = sum((Fraction(float(row[j])) * Fraction(float(outputs[j])) for j in row.nonzero()[0]), Fraction(0))
+        value = sum((Fraction(float(row[j])) * outputs[j] for j in row.nonzero()[0]), Fraction(0))
         if value > Fraction(float(bound)) or (strict and value == Fraction(float(bound))):
             return False
     return True

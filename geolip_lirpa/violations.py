@@ -6,7 +6,8 @@ points that came through here and for no others. A point is accepted when all of
 * each of its coordinates lies between the inner ends of its box (for a coordinate fixed at a decimal that no double
   equals: it is the nearest double, and all numbers between the outer ends take part in the next test);
 * in real arithmetic the outputs lie in an unsafe polytope: the upper ends of an enclosure of :math:`A f(x)` are at
-  most b, below b for strict rows;
+  most b, below b for strict rows; where b lies between the ends of the enclosure, small piecewise linear networks are
+  asked in rational arithmetic (`exact_values`), so that points on the boundary of a closed polytope count;
 * the same holds for the outputs of the replay (onnxruntime in the model's own precision), if there is one.
 """
 
@@ -14,16 +15,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from geolip_lirpa.exact_values import ExactNetwork, exact_network
 from geolip_lirpa.interval import node_bounds
 from geolip_lirpa.margin_values import combined
 from geolip_lirpa.network import Network
 from geolip_lirpa.rounding import Array
-from geolip_lirpa.specification import InputBox, Polytope, Specification
+from geolip_lirpa.specification import InputBox, Polytope, Specification, contains, contains_exactly
 
 #: Outputs (n_out,) of the model at inputs (n_in,); None where it fails.
 Replay = Callable[[Array], Array | None]
@@ -73,15 +76,26 @@ class Judge:
         low = torch.from_numpy(np.where(between, box.lower, inputs)).reshape(shape)
         high = torch.from_numpy(np.where(between, box.upper, inputs)).reshape(shape)
         least, most = (end.reshape(1, -1) for end in node_bounds(self.network, low, high)[-1])
-        outputs = inputs if self.replay is None else self.replay(inputs)
-        if outputs is None or (self.replay is not None and not bool(np.isfinite(outputs).all())):
+        outputs = (0.5 * least + 0.5 * most)[0].numpy() if self.replay is None else self.replay(inputs)
+        if outputs is None or not bool(np.isfinite(outputs).all()):
             return None
-        if self.replay is None:
-            outputs = (0.5 * least + 0.5 * most)[0].numpy()
         for polytope in unsafe:
-            if _surely_inside(least, most, polytope) and _inside(outputs, polytope):
+            if self.replay is not None and not contains(polytope, outputs):
+                continue
+            ends = _ends(least, most, polytope)
+            if _below(ends[1], polytope):
+                return Violation(inputs, outputs)
+            # the enclosure leaves it open; a decimal that is no double has no exact outputs
+            if _below(ends[0], polytope) and not between.any() and self._exactly_inside(inputs, polytope):
                 return Violation(inputs, outputs)
         return None
+
+    @cached_property
+    def _exact(self) -> ExactNetwork | None:
+        return exact_network(self.network)
+
+    def _exactly_inside(self, inputs: Array, polytope: Polytope) -> bool:
+        return self._exact is not None and contains_exactly(polytope, self._exact.outputs(inputs))
 
 
 def _candidates(point: Array, box: InputBox) -> list[Array]:
@@ -102,17 +116,11 @@ def _is_decimal(box: InputBox) -> NDArray[np.bool_]:
     return (box.inner_lower == box.inner_upper) & (box.lower < box.upper)
 
 
-def _surely_inside(least: torch.Tensor, most: torch.Tensor, polytope: Polytope) -> bool:
-    """Whether all outputs between two ends, (1, n_out), lie in a polytope in real arithmetic."""
-    if not len(polytope.bound):
-        return True
+def _ends(least: torch.Tensor, most: torch.Tensor, polytope: Polytope) -> tuple[Array, Array]:
+    """Between what the rows of a polytope lie for all outputs between two ends, (1, n_out), in real arithmetic."""
     rows, offsets = torch.from_numpy(polytope.matrix)[None], torch.zeros((1, len(polytope.bound)), dtype=torch.float64)
-    upper = combined(least, most, rows, offsets)[1][0].numpy()
-    return _below(upper, polytope)
-
-
-def _inside(outputs: Array, polytope: Polytope) -> bool:
-    return _below(polytope.matrix @ outputs, polytope)
+    lower, upper = combined(least, most, rows, offsets)
+    return lower[0].numpy(), upper[0].numpy()
 
 
 def _below(values: Array, polytope: Polytope) -> bool:

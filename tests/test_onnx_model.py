@@ -298,6 +298,14 @@ def test_missing_file_and_directory(tmp_path: Path) -> None:
         load_onnx(tmp_path)
 
 
+def test_outputs_that_are_not_finite_are_refused_without_a_batch_too(tmp_path: Path) -> None:
+    """A power with a negative exponent has none at negative inputs."""
+    node = helper.make_node("Pow", ["x", "c"], ["y0"])
+    model = small_model([node], {"c": np.array(-0.5, dtype=np.float32)}, shape=(1,))
+    with pytest.raises(ModelError, match="outputs are not finite"):
+        load_onnx(saved(tmp_path, model))
+
+
 def test_first_dimension_that_is_mixed_is_refused(tmp_path: Path) -> None:
     """(4, 3) could be a batch of four or one sample: a sum over the first dimension tells."""
     nodes = [

@@ -132,6 +132,14 @@ def test_lines_enclose_relu(seed: int) -> None:
             assert Fraction(float(s)) * v <= z <= Fraction(float(k)) * v + Fraction(float(t))
 
 
+def test_lines_whose_slope_underflows_enclose_relu() -> None:
+    low, high = torch.tensor([[-1e300]], dtype=torch.float64), torch.tensor([[1e-200]], dtype=torch.float64)
+    lines = relu_lines(low, high)
+    slope, intercept = Fraction(float(lines.upper)), Fraction(float(lines.intercept))
+    assert slope * Fraction(1e-200) + intercept >= Fraction(1e-200)
+    assert slope * Fraction(-1e300) + intercept >= 0
+
+
 @given(SEEDS)
 def test_any_slopes_and_forces_give_bounds_on_the_domain(seed: int) -> None:
     chain = chain_of(random_mlp(seed, (3, 6, 5, 2)))

@@ -111,6 +111,32 @@ def test_weights_of_a_box_are_its_half_widths() -> None:
     assert result.bound == pytest.approx(0.1, abs=1e-3)
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_cases_without_polytopes_hold(method: str) -> None:
+    specification = Specification(1, 1, (Case(InputBox.of(np.zeros(1), np.ones(1)), ()),))
+    assert verify_network(line(), specification, VerifyOptions(method)).verdict is Verdict.UNSAT
+
+
+def test_many_inputs_and_no_neurons() -> None:
+    """The row is positive, but by less than the rounding errors: there is no neuron that could be split."""
+    operator = linear_operator(torch.full((1, 12), 0.1, dtype=torch.float64), torch.zeros(1))
+    network = sequential((12,), [("linear", operator)])
+    box = InputBox.of(np.zeros(12), np.ones(12))
+    specification = single(box, [[1.0]], [0.0], strict=True)
+    result = verify_network(network, specification, VerifyOptions(timeout=2.0))
+    assert result.verdict in (Verdict.UNKNOWN, Verdict.TIMEOUT)
+
+
+def test_rows_out_of_range_leave_a_case_open() -> None:
+    """No bound by Lipschitz constants takes such rows; with all methods together this is no mistake of the user."""
+    network = random_residual(3, width=12)
+    specification = single(InputBox.of(-np.ones(12), np.ones(12)), [[1e70, 0.0]], [-2e70])
+    with pytest.raises(SpecificationError, match="Scale the rows"):
+        verify_network(network, specification, VerifyOptions("geolip"))
+    result = verify_network(network, specification, VerifyOptions(timeout=60.0))
+    assert (result.verdict, result.proved_by) == (Verdict.UNSAT, ("splitting inputs",))
+
+
 def test_a_specification_without_cases_holds() -> None:
     result = verify_network(line(), Specification(1, 1, ()), VerifyOptions())
     assert (result.verdict, result.witness) == (Verdict.UNSAT, None)
@@ -167,7 +193,7 @@ def test_the_time_ends_the_search() -> None:
 def test_strict_rows_have_to_be_strict() -> None:
     box = InputBox.of(np.array([0.5]), np.array([0.5]))
     point = np.array([0.5])
-    assert Judge(line(), single(box, [[1.0]], [0.5])).accepted(point, 0) is None  # touching, up to rounding
+    assert Judge(line(), single(box, [[1.0]], [0.5])).accepted(point, 0) is not None
     assert Judge(line(), single(box, [[1.0]], [0.6], strict=True)).accepted(point, 0) is not None
     assert Judge(line(), single(box, [[1.0]], [0.5], strict=True)).accepted(point, 0) is None
 

@@ -82,8 +82,8 @@ def relu_lines(low: Tensor, high: Tensor) -> ReluLines:
     """Proven lines; the lower one is that of smallest area."""
     unstable = (low < 0) & (high > 0)
     width = torch.where(unstable, high - low, 1.0)
-    # one rounding in the width, one in the quotient, one here
-    slope = (high / width) * (1.0 + 8 * UNIT_ROUNDOFF)
+    # one rounding in the width, one in the quotient, one here; relative ones, which a quotient that underflows has not
+    slope = (high / width).clamp(min=_TINY) * (1.0 + 8 * UNIT_ROUNDOFF)
     active = (low >= 0).to(low.dtype)
     upper = torch.where(unstable, slope, active)
     intercept = torch.where(unstable, slope * -low * (1.0 + 4 * UNIT_ROUNDOFF) + _TINY, 0.0)

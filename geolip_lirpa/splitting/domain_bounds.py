@@ -145,6 +145,10 @@ class _Ascent:
         return [(c.abs().mean(dim=1, keepdim=True) + 1e-30) for c in trace[::-1]]
 
     def run(self, iterations: int) -> Domains:
+        """The domains with the best parameters that were met."""
+        if not self.slopes and not self.mixed:
+            # one row of a linear network: nothing to choose
+            return self.domains
         groups = [{"params": self.slopes, "lr": _SLOPE_RATE}]
         free = [f for f in self.forces if f.requires_grad]
         if free:

@@ -78,6 +78,8 @@ class Domains:
     @property
     def undecided(self) -> Tensor:
         """Which neurons may have both signs, all layers beside each other: (D, N)."""
+        if not self.hidden:
+            return torch.zeros((len(self), 0), dtype=torch.bool)
         return torch.cat([(low < 0) & (high > 0) for low, high in self.hidden], dim=1)
 
     @property

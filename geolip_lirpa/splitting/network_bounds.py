@@ -56,6 +56,9 @@ class NetworkBounds:
 
     def rows(self, matrix: Tensor, box: Tensor) -> tuple[Tensor, Tensor]:
         """Lower bounds (R,) of rows (R, n_out) over boxes (R,); coefficients (R, n0) are not known: zero."""
+        unknown = torch.zeros((len(matrix), self.network.input_size), dtype=torch.float64)
+        if not len(matrix):
+            return torch.zeros(0, dtype=torch.float64), unknown
         distinct, place = matrix.unique(dim=0, return_inverse=True)
         whole = with_margins(self.network, distinct, torch.zeros(len(distinct), dtype=torch.float64))
         flat = tuple(end.flatten(1) for end in self._nodes[-1])
@@ -64,7 +67,7 @@ class NetworkBounds:
             lower = node_bounds(whole, self._inputs.lower, self._inputs.upper, dict(enumerate(known)))[-1][0].flatten(1)
         else:
             lower = crown_lower_bounds(whole, self._inputs, known, self._iterations)
-        return lower[box, place], torch.zeros((len(matrix), self.network.input_size), dtype=torch.float64)
+        return lower[box, place], unknown
 
     def gradient_sizes(self, matrix: Tensor, box: Tensor) -> Tensor:
         """Not known: zero, (R, n0)."""

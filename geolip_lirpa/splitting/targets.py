@@ -57,7 +57,7 @@ class Targets:
     def margins(self, lower: Tensor) -> Tensor:
         """Lower bounds (T, G, M) of rows with their offsets from those without; NaN becomes minus infinity."""
         total = lower + self.offsets
-        total = total - 2 * UNIT_ROUNDOFF * (lower.abs() + self.offsets.abs().nan_to_num(0.0, 0.0, 0.0))
+        total = total - 4 * UNIT_ROUNDOFF * (lower.abs() + self.offsets.abs().nan_to_num(0.0, 0.0, 0.0))
         total = torch.where(self.offsets.isinf(), self.offsets, total)
         return torch.where(total.isnan(), -torch.inf, total)
 
