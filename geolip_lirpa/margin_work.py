@@ -31,7 +31,7 @@ from geolip_lirpa.network import Network
 from geolip_lirpa.network_lipschitz import network_lipschitz
 from geolip_lirpa.pointwise_bounding import ProgramOptions, prove_programs
 from geolip_lirpa.sdp import Multipliers
-from geolip_lirpa.tightening import TIGHTENINGS, tighten, tightening_cost
+from geolip_lirpa.tightening import TIGHTENINGS, tighten, tightened_layers, tightening_cost
 from geolip_lirpa.types import Norm
 
 #: What "combined" tries, one after the other.
@@ -203,8 +203,13 @@ class InputWork:
         return [replace(claim, sample=self.sample) for claim in claims]
 
     def _is_worth_tightening(self) -> bool:
-        """Whether tighter bounds are not there yet, cost no more than other stages, and may well be enough."""
+        """Whether tighter bounds are not there yet, cost no more than other stages, and may well be enough.
+
+        With a single layer to tighten the pointwise program hardly gains.
+        """
         if self.bounds is not None or self.set.eps == 0 or not self._in_reach():
+            return False
+        if tightened_layers(self.network) < 2:
             return False
         return 0.0 < tightening_cost(self.situation) < TIGHTENING_OPERATIONS
 

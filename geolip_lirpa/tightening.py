@@ -64,6 +64,11 @@ def tighten(situation: Situation, kind: str, seed: int = 0) -> list[BoundClaim]:
     return found
 
 
+def tightened_layers(network: Network) -> int:
+    """How many layers have bounds that may become tighter."""
+    return len(_targets(network))
+
+
 def tightening_cost(situation: Situation) -> float:
     """Multiplications that the proofs of "geolip" will take, roughly."""
     total = 0.0
