@@ -15,7 +15,7 @@ import typer
 
 from geolip_lirpa.cli.certify_request import BOUNDS, LARGEST, METHODS, SOLVERS, CertifyRequest
 from geolip_lirpa.cli.options import Debug, FinalNode, Jobs, Json, Logits, Model, Quiet, Threads, choice, norm_option
-from geolip_lirpa.cli.paths import require_file, require_writable
+from geolip_lirpa.cli.paths import require_file, require_picture, require_writable
 from geolip_lirpa.cli.rows import parse_rows
 from geolip_lirpa.cli.threads import use_threads
 from geolip_lirpa.errors import SpecificationError
@@ -89,6 +89,15 @@ Certificates = Annotated[
         "--certificates", metavar="FOLDER", help="Write a proof of each image into a folder.", rich_help_panel=_OUTPUT
     ),
 ]
+Plot = Annotated[
+    Path | None,
+    typer.Option(
+        "--plot",
+        metavar="OUT",
+        help="Draw proven and attacked radii, .png or .svg.",
+        rich_help_panel=_OUTPUT,
+    ),
+]
 Csv = Annotated[bool, typer.Option("--csv", help="Print a CSV table.", rich_help_panel=_OUTPUT)]
 
 
@@ -154,6 +163,7 @@ def radius_command(
     threads: Threads = None,
     resume: Resume = None,
     certificates: Certificates = None,
+    plot: Plot = None,
     csv: Csv = False,
     json: Json = False,
     quiet: Quiet = False,
@@ -168,6 +178,8 @@ def radius_command(
     geolip-lirpa radius net.onnx test.npz --norm 2 --images 0-9
 
     geolip-lirpa radius net.onnx test.npz --norm inf --clip 0,1 --csv
+
+    geolip-lirpa radius net.onnx test.npz --jobs 0 --resume run.jsonl --plot radii.png
     """
     if not 1e-6 <= gap < 1:
         raise SpecificationError(f"--gap: got {gap!r}; allowed are numbers from 1e-6 to below 1. The default is 0.02.")
@@ -175,7 +187,8 @@ def radius_command(
         model, data, norm, None, images, targets, clip, method, bounds, solver, gap, logits, final_node, resume,
         certificates, seed, csv, json, quiet, debug,
     )  # fmt: skip
-    return _run(request, jobs, threads)
+    require_picture("--plot", plot)
+    return _run(replace(request, plot=plot), jobs, threads)
 
 
 def _request(

@@ -45,6 +45,7 @@ class CertifyRequest:
     format: str
     quiet: bool
     debug: bool
+    plot: Path | None = None
     jobs: int = 1
     threads: int = 1
 

@@ -24,6 +24,7 @@ from geolip_lirpa.cli.exit_codes import ExitCode
 from geolip_lirpa.cli.images import Images, read_images
 from geolip_lirpa.cli.journal import Journal
 from geolip_lirpa.cli.models import load_model
+from geolip_lirpa.cli.paths import write_file
 from geolip_lirpa.cli.processes import in_processes, process_count
 from geolip_lirpa.cli.subjects import subject_metadata
 from geolip_lirpa.cli.terminal import only_results_on_stdout, print_note, print_result, print_text, progress_bar
@@ -64,6 +65,7 @@ def run_certify(request: CertifyRequest) -> ExitCode:
         if run.images.note is not None:
             print_note(run.images.note, request.quiet)
         outcome = run.outcome()
+        outcome, failure = _with_plot(outcome, request.plot)
     outcome = replace(outcome, seconds=time.perf_counter() - begin)
     if request.format == "json":
         print_text(to_text(certification_object(outcome)))
@@ -73,7 +75,24 @@ def run_certify(request: CertifyRequest) -> ExitCode:
         print_result(certification_table(outcome))
     if run.failure is not None:
         raise run.failure
+    if failure is not None:
+        raise failure
     return ExitCode.INTERRUPTED if outcome.interrupted else ExitCode.OK
+
+
+def _with_plot(
+    outcome: CertificationOutcome, path: Path | None
+) -> tuple[CertificationOutcome, SpecificationError | None]:
+    """Draw the radii; the error when the file cannot be written, since they are worth showing all the same."""
+    if path is None:
+        return outcome, None
+    from geolip_lirpa.report.radius_plots import radius_picture
+
+    try:
+        write_file("--plot", path, radius_picture(outcome, path.suffix))
+    except SpecificationError as error:
+        return outcome, error
+    return replace(outcome, plot=str(path)), None
 
 
 class _Run:

@@ -25,7 +25,7 @@ from geolip_lirpa.cli.options import (
     output_option,
     ties,
 )
-from geolip_lirpa.cli.paths import require_writable
+from geolip_lirpa.cli.paths import require_picture, require_writable
 from geolip_lirpa.cli.rows import parse_rows
 from geolip_lirpa.cli.threads import use_threads
 from geolip_lirpa.errors import SpecificationError
@@ -139,6 +139,12 @@ def lipschitz_command(
         Path | None,
         typer.Option("--certificate", metavar="OUT", help="Write the proofs to a file.", rich_help_panel=_OUTPUT),
     ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(
+            "--plot", metavar="OUT", help="Draw attained and proven bounds, .png or .svg.", rich_help_panel=_OUTPUT
+        ),
+    ] = None,
     json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -154,6 +160,8 @@ def lipschitz_command(
     geolip-lirpa lipschitz net.onnx --norm 2 --rows 0,3-5 --certificate net.json
 
     geolip-lirpa lipschitz net.onnx --output 2 --norm 2 --json
+
+    geolip-lirpa lipschitz net.onnx --plot bounds.png
 
     geolip-lirpa lipschitz net.onnx --data test.npz --index 7 --eps 0.01 --bounds alpha-crown
     """
@@ -172,11 +180,13 @@ def lipschitz_command(
         gap=_gap(gap),
         seed=_seed(seed),
         certificate=certificate,
+        plot=plot,
         json=json,
         quiet=quiet,
         debug=debug,
     )
     _require_certifiable(request)
+    require_picture("--plot", plot)
     use_threads(threads)
     # torch, auto_LiRPA and the solvers take seconds to import: only now
     from geolip_lirpa.cli.lipschitz_run import run_lipschitz

@@ -52,6 +52,7 @@ class LipschitzRequest:
     gap: float
     seed: int
     certificate: Path | None
+    plot: Path | None
     json: bool
     quiet: bool
     debug: bool

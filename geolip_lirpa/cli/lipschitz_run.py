@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,11 +20,12 @@ from geolip_lirpa.cli.exit_codes import ExitCode
 from geolip_lirpa.cli.images import Image, read_image
 from geolip_lirpa.cli.lipschitz_request import LipschitzRequest, RegionRequest
 from geolip_lirpa.cli.models import LoadedModel, load_model
+from geolip_lirpa.cli.paths import write_file
 from geolip_lirpa.cli.rows import select_rows
 from geolip_lirpa.cli.subjects import subject_metadata
 from geolip_lirpa.cli.terminal import only_results_on_stdout, print_error, print_result, print_text, progress_bar
 from geolip_lirpa.cli.versions import versions
-from geolip_lirpa.errors import CertificateError
+from geolip_lirpa.errors import CertificateError, SpecificationError
 from geolip_lirpa.lipschitz import compute_lipschitz
 from geolip_lirpa.lipschitz_types import PROVEN_METHODS, LipschitzResult
 from geolip_lirpa.lirpa import Perturbation, bounded_input, extract_network, host_version
@@ -47,6 +49,9 @@ def run_lipschitz(request: LipschitzRequest) -> ExitCode:
         outcome = _outcome(request)
         if request.certificate is not None:
             outcome, failure = _with_certificate(outcome, str(request.certificate))
+        if request.plot is not None:
+            outcome, unwritten = _with_plot(outcome, request.plot)
+            failure = failure or unwritten
     outcome = replace(outcome, seconds=time.perf_counter() - begin)
     if request.json:
         print_text(to_text(lipschitz_object(outcome)))
@@ -160,3 +165,14 @@ def _with_certificate(outcome: LipschitzOutcome, path: str) -> tuple[LipschitzOu
     except CertificateError as error:
         return outcome, str(error)
     return replace(outcome, certificate=path), None
+
+
+def _with_plot(outcome: LipschitzOutcome, path: Path) -> tuple[LipschitzOutcome, str | None]:
+    """Draw the bounds; the reason when the file cannot be written, as for a certificate."""
+    from geolip_lirpa.report.lipschitz_plots import lipschitz_picture
+
+    try:
+        write_file("--plot", path, lipschitz_picture(outcome, path.suffix))
+    except SpecificationError as error:
+        return outcome, str(error)
+    return replace(outcome, plot=str(path)), None

@@ -11,6 +11,9 @@ from pathlib import Path
 
 from geolip_lirpa.errors import SpecificationError
 
+#: Suffixes of pictures; a test compares them with the library's own.
+PICTURES = (".png", ".svg")
+
 
 def require_file(option: str, path: Path) -> None:
     """Refuse what is not a readable file.
@@ -39,6 +42,23 @@ def require_writable(option: str, path: Path) -> None:
         raise SpecificationError(f"{option}: {folder} is not a folder. Create it first, or name another one.")
     if not os.access(folder, os.W_OK) or (path.exists() and not os.access(path, os.W_OK)):
         raise SpecificationError(f"{option}: {path} cannot be written. Name a file in a writable folder.")
+
+
+def require_picture(option: str, path: Path | None) -> None:
+    """Refuse a path at which no picture can be written; None is none to write.
+
+    Raises:
+        SpecificationError: names the option and the path.
+    """
+    if path is None:
+        return
+    # those of `report.plot_style`, which imports matplotlib
+    if path.suffix not in PICTURES:
+        raise SpecificationError(
+            f"{option}: {path} ends with {path.suffix or 'no suffix'!r}; allowed are {' and '.join(PICTURES)}. "
+            "Name the file so."
+        )
+    require_writable(option, path)
 
 
 def write_file(option: str, path: Path, content: bytes) -> None:

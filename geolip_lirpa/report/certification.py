@@ -87,6 +87,7 @@ class CertificationOutcome:
         versions: of the packages involved.
         seconds: of the whole command.
         interrupted: stopped before all images were finished.
+        plot: path of the picture if one was written.
     """
 
     subject: Subject
@@ -96,6 +97,7 @@ class CertificationOutcome:
     versions: Mapping[str, str | None]
     seconds: float
     interrupted: bool = False
+    plot: str | None = None
 
     def count(self, *statuses: str) -> int:
         """Number of images with one of the statuses."""
@@ -106,6 +108,7 @@ def certification_object(outcome: CertificationOutcome) -> dict[str, Any]:
     """The object printed by ``geolip-lirpa certify --json`` and ``radius --json``."""
     count = len(outcome.images)
     spent = sum(image.seconds for image in outcome.images)
+    written = {} if outcome.plot is None else {"plot": outcome.plot}
     return {
         "model": outcome.subject.model,
         "model_sha256": outcome.subject.sha256,
@@ -122,6 +125,7 @@ def certification_object(outcome: CertificationOutcome) -> dict[str, Any]:
         "interrupted": outcome.interrupted,
         "seconds": outcome.seconds,
         "versions": dict(outcome.versions),
+        **written,
     }
 
 
@@ -148,7 +152,8 @@ def certification_table(outcome: CertificationOutcome) -> RenderableType:
     table.add_column("seconds", justify="right", no_wrap=True)
     for image in outcome.images:
         table.add_row(*(Text(cell) for cell in _cells(image)))
-    return Group(*(Text(line) for line in _title(outcome)), "", table, "", *(Text(t) for t in _summary(outcome)))
+    above, below = certification_title(outcome), _summary(outcome)
+    return Group(*map(Text, above), "", table, "", *map(Text, below))
 
 
 def _cells(image: ImageRecord) -> tuple[str, ...]:
@@ -161,7 +166,8 @@ def _cells(image: ImageRecord) -> tuple[str, ...]:
     )  # fmt: skip
 
 
-def _title(outcome: CertificationOutcome) -> list[str]:
+def certification_title(outcome: CertificationOutcome) -> list[str]:
+    """The function and the balls, two lines."""
     question = outcome.question
     ball = f"l_{question['norm']} balls around images of {question['data']}"
     if outcome.quantity == "margin":
@@ -182,6 +188,8 @@ def _summary(outcome: CertificationOutcome) -> Sequence[str]:
     written = [image.certificate for image in outcome.images if image.certificate is not None]
     if written:
         lines.append(f"certificates: {len(written)}, from {written[0]} on")
+    if outcome.plot is not None:
+        lines.append(f"plot: {outcome.plot}")
     if outcome.interrupted:
         lines.append("interrupted: the images above are finished, the others are not")
     return lines

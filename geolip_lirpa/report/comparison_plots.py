@@ -6,47 +6,22 @@ Place in the data flow: level 11, ``Comparison -> Plot``, used by `comparison_pa
 from __future__ import annotations
 
 import io
-import math
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter, NullLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
 from geolip_lirpa.report.bench_rows import BenchRow
 from geolip_lirpa.report.comparison import ORDER, Comparison
+from geolip_lirpa.report.plot_style import COLOURS, DASHES, MARKERS, plain, plain_log, styled_axes
 
-# Okabe and Ito's colours, which the colour-blind can tell apart, without the yellow that is too faint on white.
-# Markers and dashes differ as well: nothing is told by colour alone.
-_COLOURS = ("#000000", "#E69F00", "#D55E00", "#56B4E9", "#CC79A7", "#8C564B", "#009E73", "#0072B2")
-_MARKERS = ("x", "o", "^", "v", "P", "D", "s", "*")
-_DASHES = ("dotted", "dashed", "dashdot", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0, (8, 2)), "solid")
 _SIZE = (5.4, 4.3)
-_STYLE: Any = {
-    "font.family": "sans-serif",
-    "font.size": 10,
-    "axes.edgecolor": "#6b7280",
-    "axes.linewidth": 0.8,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "grid.color": "#e5e7eb",
-    "grid.linewidth": 0.6,
-    "legend.frameon": False,
-    "legend.fontsize": 9.5,
-    "legend.handletextpad": 0.4,
-    "legend.columnspacing": 1.2,
-    # the page's own font, and text that can be searched and read aloud
-    "svg.fonttype": "none",
-}
 # Times below say more about the machine's clock than about methods, and a logarithm needs a positive end.
 _SHORTEST = 1e-3
 # More markers are drawn as one picture, which stays small.
@@ -77,7 +52,7 @@ class Plot:
 def cactus(comparison: Comparison) -> Plot:
     """How many instances each method solves within how many seconds."""
     shown = []
-    with _figure() as (figure, axes):
+    with styled_axes(_SIZE) as (figure, (axes,)):
         for number, method in enumerate(comparison.methods):
             times = sorted(max(row.seconds, _SHORTEST) for row in comparison.of(method) if comparison.is_solved(row))
             shown.append(f"{method} {len(times)}")
@@ -90,7 +65,7 @@ def cactus(comparison: Comparison) -> Plot:
         axes.set_xscale("log")
         axes.set_ylim(bottom=0)
         axes.yaxis.set_major_locator(MaxNLocator(integer=True))
-        _plain_log(axes)
+        plain_log(axes)
         axes.set_xlabel("seconds for an instance")
         axes.set_ylabel("instances solved")
         _legend(figure, axes)
@@ -114,7 +89,7 @@ def bounds_against(comparison: Comparison, baseline: str) -> Plot | None:
     sizes = np.abs(values[values != 0])
     linear = float(np.quantile(sizes, 0.1)) if len(sizes) else 1.0
     tighter = [f"{name} {sum(y > x for x, y in points)} of {len(points)}" for name, points in series]
-    with _figure() as (figure, axes):
+    with styled_axes(_SIZE) as (figure, (axes,)):
         axes.set_xscale("symlog", linthresh=linear)
         axes.set_yscale("symlog", linthresh=linear)
         low, high = float(values.min()), float(values.max())
@@ -152,7 +127,7 @@ def times_against(comparison: Comparison, baseline: str) -> Plot | None:
     if not series:
         return None
     faster = [f"{name} {sum(y < x for x, y in points)} of {len(points)}" for name, points in series]
-    with _figure() as (figure, axes):
+    with styled_axes(_SIZE) as (figure, (axes,)):
         axes.set_xscale("log")
         axes.set_yscale("log")
         low = min(v for _, points in series for point in points for v in point)
@@ -164,7 +139,7 @@ def times_against(comparison: Comparison, baseline: str) -> Plot | None:
             color="#4b5563", fontsize=9,
         )  # fmt: skip
         _scatter(comparison, axes, series)
-        _plain_log(axes)
+        plain_log(axes)
         axes.set_xlabel(f"seconds of {baseline}")
         axes.set_ylabel("seconds of the method")
         _legend(figure, axes)
@@ -196,16 +171,8 @@ def method_colour(method: str, number: int) -> str:
 
 
 def _look(method: str, number: int) -> _Look:
-    place = ORDER.index(method) if method in ORDER else number % len(_COLOURS)
-    return _Look(_COLOURS[place], _MARKERS[place], _DASHES[place])
-
-
-@contextmanager
-def _figure() -> Iterator[tuple[Figure, Axes]]:
-    with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=_SIZE, layout="constrained")
-        FigureCanvasSVG(figure)
-        yield figure, figure.add_subplot()
+    place = ORDER.index(method) if method in ORDER else number % len(COLOURS)
+    return _Look(COLOURS[place], MARKERS[place], DASHES[place])
 
 
 def _series(comparison: Comparison, baseline: str, point: Any) -> list[tuple[str, list[tuple[float, float]]]]:
@@ -251,23 +218,7 @@ def _few_ticks(axes: Axes) -> None:
                 kept[tick] = float(place)
         axis.set_ticks(sorted(kept))
         axis.set_minor_locator(NullLocator())
-        axis.set_major_formatter(FuncFormatter(_plain))
-
-
-def _plain_log(axes: Axes) -> None:
-    for axis in (axes.xaxis, axes.yaxis):
-        if axis.get_scale() == "log":
-            axis.set_major_formatter(FuncFormatter(_plain))
-            axis.set_minor_formatter(NullFormatter())
-            low, high = (math.log10(end) for end in sorted(axis.get_view_interval()))
-            if math.floor(high) <= math.ceil(low):
-                # one power of ten at most is in sight, which gives no scale
-                axis.set_view_interval(10 ** math.floor(low), 10 ** math.ceil(high), ignore=True)
-
-
-def _plain(value: float, _: object = None) -> str:
-    """A number of an axis, 0.01 rather than a power where that is short."""
-    return f"{value:g}".replace("-", "\u2212") if value == 0 or 1e-3 <= abs(value) < 1e6 else f"{value:.0e}"
+        axis.set_major_formatter(FuncFormatter(plain))
 
 
 def _legend(figure: Figure, axes: Axes) -> None:

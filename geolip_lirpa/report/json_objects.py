@@ -32,7 +32,8 @@ def lipschitz_object(outcome: LipschitzOutcome) -> dict[str, Any]:
         "seconds": outcome.seconds,
         "versions": dict(outcome.versions),
     }
-    return record if outcome.certificate is None else {**record, "certificate": outcome.certificate}
+    files = {"certificate": outcome.certificate, "plot": outcome.plot}
+    return record | {name: path for name, path in files.items() if path is not None}
 
 
 def _subject(subject: Subject) -> dict[str, Any]:

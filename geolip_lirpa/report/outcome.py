@@ -76,6 +76,7 @@ class LipschitzOutcome:
         versions: of the packages involved.
         seconds: of the whole command.
         certificate: path of the certificate if one was written.
+        plot: path of the picture if one was written.
         interrupted: stopped before all bounds were as good as asked for.
     """
 
@@ -89,6 +90,7 @@ class LipschitzOutcome:
     versions: Mapping[str, str | None]
     seconds: float
     certificate: str | None = None
+    plot: str | None = None
     interrupted: bool = False
 
     @property

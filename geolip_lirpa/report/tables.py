@@ -31,10 +31,11 @@ def lipschitz_table(outcome: LipschitzOutcome) -> RenderableType:
     table.add_column("seconds", justify="right", no_wrap=True)
     for row in outcome.result.rows:
         table.add_row(*(Text(cell) for cell in _cells(row, outcome)))
-    return Group(*(Text(line) for line in _title(outcome)), "", table, *(Text(line) for line in _notes(outcome)))
+    return Group(*map(Text, lipschitz_statement(outcome)), "", table, *map(Text, _notes(outcome)))
 
 
-def _title(outcome: LipschitzOutcome) -> list[str]:
+def lipschitz_statement(outcome: LipschitzOutcome) -> list[str]:
+    """The function and the inequality that its bounds are about, two lines."""
     left = "|f_i(x) - f_i(x')|" if outcome.output is OutputNorm.ROWS else f"|f(x) - f(x')|_{outcome.output.value}"
     inequality = f"{left} <= upper * |x - x'|_{outcome.norm.value} for {_inputs(outcome)}"
     return [f"f: {outcome.subject.description}", inequality]
@@ -67,6 +68,8 @@ def _notes(outcome: LipschitzOutcome) -> list[str]:
         notes.append("interrupted: bounds that were not finished are weaker than they could be")
     if outcome.certificate is not None:
         notes.append(f"certificate: {outcome.certificate}")
+    if outcome.plot is not None:
+        notes.append(f"plot: {outcome.plot}")
     return ["", *notes] if notes else []
 
 
