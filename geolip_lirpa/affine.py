@@ -61,13 +61,15 @@ def convolution(
     padding: Sequence[int],
     dilation: Sequence[int],
     groups: int = 1,
+    parameter_roundings: int = 0,
 ) -> AffineOperator:
     """Convolution in one, two or three dimensions; weight (out, in / groups, \\*kernel), bias (out,)."""
     dimensions = weight.ndim - 2
     function = linear_maps.Convolution(tuple(stride), tuple(padding), tuple(dilation), groups)
     # one product for each entry of a filter, and the bias
     roundings = prod(weight.shape[1:]) + 1
-    return AffineOperator("Conv", function, (exact(weight),), _channelwise(bias, dimensions), roundings)
+    added = _channelwise(bias, dimensions)
+    return AffineOperator("Conv", function, (exact(weight),), added, roundings, parameter_roundings)
 
 
 def transposed_convolution(
@@ -79,6 +81,7 @@ def transposed_convolution(
     output_padding: Sequence[int],
     dilation: Sequence[int],
     groups: int = 1,
+    parameter_roundings: int = 0,
 ) -> AffineOperator:
     """Transposed convolution; weight (in, out / groups, \\*kernel), bias (out,)."""
     dimensions = weight.ndim - 2
@@ -86,7 +89,8 @@ def transposed_convolution(
         tuple(stride), tuple(padding), tuple(output_padding), tuple(dilation), groups
     )
     roundings = weight.shape[0] // groups * prod(weight.shape[2:]) + 1
-    return AffineOperator("ConvTranspose", function, (exact(weight),), _channelwise(bias, dimensions), roundings)
+    added = _channelwise(bias, dimensions)
+    return AffineOperator("ConvTranspose", function, (exact(weight),), added, roundings, parameter_roundings)
 
 
 def scaling(factor: Tensor, bias: Tensor | None = None, *, parameter_roundings: int = 0) -> AffineOperator:
@@ -103,9 +107,10 @@ def division(divisor: Tensor) -> AffineOperator:
     return AffineOperator("Div", linear_maps.Division(), (exact(divisor),), None, 1, parameter_roundings=1)
 
 
-def shift(offset: Tensor) -> AffineOperator:
+def shift(offset: Tensor, *, parameter_roundings: int = 0) -> AffineOperator:
     """``x -> x + offset`` with broadcasting; the offset's shape leaves out the batch."""
-    return AffineOperator("Add", linear_maps.Widening(tuple(offset.shape)), (), exact(offset), 1)
+    function = linear_maps.Widening(tuple(offset.shape))
+    return AffineOperator("Add", function, (), exact(offset), 1, parameter_roundings)
 
 
 def signed_sum(signs: Sequence[float], bias: Tensor | None = None) -> AffineOperator:

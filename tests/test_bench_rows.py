@@ -82,16 +82,23 @@ def test_benchmark_is_the_folder_of_the_networks(onnx: str, benchmark: str) -> N
         ("onnx,vnnlib,method,verdict,seconds\na,b,crown,sat,1,2\n", "r.csv:2"),
         ("onnx,vnnlib,method,verdict,seconds\na,b,crown,sat,-1\n", "times are positive"),
         ("onnx,vnnlib,method,verdict,seconds\na,b,crown,sat,inf\n", "times are positive"),
+        ("onnx,vnnlib,method,verdict,seconds\na,b,crown,sat,1e308\n", "times are positive"),
         ("onnx,vnnlib,method,verdict,seconds\na,b,crown,sat,soon\n", "'soon'"),
         ("onnx,vnnlib,method,verdict,seconds,bound\na,b,crown,unsat,1,nan\n", "bound: got 'nan'"),
         ("onnx,vnnlib,method,verdict,seconds,timeout\na,b,crown,unsat,1,0\n", "times are positive"),
         (f"onnx,vnnlib,method,verdict,seconds\n{'x' * 200_000},b,crown,unsat,1\n", "r.csv:"),
+        (f"onnx,vnnlib,method,verdict,seconds,{'x' * 200_000}\na,b,crown,unsat,1\n", "r.csv:"),
     ],
 )
 def test_malformed_tables_name_the_line(text: str, words: str) -> None:
     with pytest.raises(SpecificationError) as caught:
         read_rows(text, "r.csv", "")
     assert words in str(caught.value)
+
+
+def test_numbers_of_too_many_digits_are_no_numbers_of_boxes() -> None:
+    text = f"onnx,vnnlib,method,verdict,seconds,boxes\na,b,crown,unsat,1,{'9' * 5000}\n"
+    assert read_rows(text, "r.csv", "")[0].boxes == 0
 
 
 def test_infinite_bounds_stay_infinite() -> None:

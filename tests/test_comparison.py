@@ -112,6 +112,7 @@ def test_files_about_other_instances_are_put_together() -> None:
         ("onnx,vnnlib\n", "no column verdict"),
         ("onnx,vnnlib,verdict\na,,sat\n", "e.csv:2"),
         ("onnx,vnnlib,verdict\na,b,sat\na,b,unsat\n", "e.csv:3: a, b has two verdicts"),
+        (f"onnx,vnnlib,verdict,{'x' * 200_000}\na,b,sat\n", "e.csv:"),
     ],
 )
 def test_malformed_tables_of_answers_name_the_line(text: str, words: str) -> None:

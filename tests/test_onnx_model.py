@@ -16,7 +16,9 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from geolip_lirpa.errors import ModelError
+from geolip_lirpa.exact_values import exact_network
 from geolip_lirpa.lirpa import bounded_module, extract_network
+from geolip_lirpa.network import AffineOperator
 from geolip_lirpa.onnx_model import element_types, load_onnx
 
 
@@ -404,3 +406,15 @@ def test_element_types(tmp_path: Path) -> None:
     path.write_bytes(b"nothing")
     with pytest.raises(ModelError, match=r"small\.onnx"):
         element_types(path)
+
+
+@pytest.mark.parametrize("operator", ["Add", "Sub", "Gemm"])
+def test_biases_that_are_computed_from_constants_are_rounded(tmp_path: Path, operator: str) -> None:
+    """The sum of two of the model's numbers is no double: whoever computes exactly has to know."""
+    weights = {"W": np.eye(3, dtype=np.float32), "a": np.float32([0.1, 0.2, 0.3]), "b": np.float32([1e9, 2e9, 3e9])}
+    last = {"Add": ["x", "c"], "Sub": ["c", "x"], "Gemm": ["x", "W", "c"]}[operator]
+    nodes = [helper.make_node("Add", ["a", "b"], ["c"]), helper.make_node(operator, last, ["y0"])]
+    network = extract_network(bounded_module(load_onnx(saved(tmp_path, small_model(nodes, weights, shape=(1, 3))))))
+    operations = [node.operation for node in network.nodes[1:]]
+    assert any(isinstance(o, AffineOperator) and o.parameter_roundings > 0 for o in operations)
+    assert exact_network(network) is None

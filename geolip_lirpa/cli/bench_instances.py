@@ -9,7 +9,7 @@ import csv
 import hashlib
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -50,7 +50,8 @@ class Instance:
         """
         try:
             parts = [known.setdefault(path, known.get(path) or _digest(path)) for path in self.files]
-        except OSError:
+        except (OSError, ValueError):
+            # ValueError: a name that no file can have
             return UNREADABLE
         return hashlib.sha256(f"{' '.join(parts)} {seed}".encode()).hexdigest()[:16]
 
@@ -87,8 +88,7 @@ def read_instances(path: Path, cap: float | None) -> InstanceList:
         raise SpecificationError(f"INSTANCES: {path} cannot be read ({error}). Name a text file in UTF-8.") from None
     found: dict[tuple[str, str], Instance] = {}
     repeated = 0
-    for number, cells in enumerate(csv.reader(io.StringIO(text)), start=1):
-        stripped = [cell.strip() for cell in cells]
+    for number, stripped in _lines(text, path):
         if not any(stripped) or (not found and _is_header(stripped)):
             continue
         instance = _instance(stripped, f"INSTANCES: {path}:{number}", path.resolve().parent, cap)
@@ -104,6 +104,16 @@ def read_instances(path: Path, cap: float | None) -> InstanceList:
     return InstanceList(path.resolve().parent.name, tuple(found.values()), repeated)
 
 
+def _lines(text: str, path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Cells without outer blanks, with the number of their line."""
+    reader = csv.reader(io.StringIO(text))
+    try:
+        for number, cells in enumerate(reader, start=1):
+            yield number, [cell.strip() for cell in cells]
+    except csv.Error as error:
+        raise SpecificationError(f"INSTANCES: {path}:{reader.line_num}: {error}. Mend or remove the line.") from None
+
+
 def _is_header(cells: Sequence[str]) -> bool:
     return cells[0].lower() in ("onnx", "network", "model", "# onnx")
 
@@ -111,8 +121,10 @@ def _is_header(cells: Sequence[str]) -> bool:
 def _instance(cells: Sequence[str], where: str, folder: Path, cap: float | None) -> Instance:
     if len(cells) not in (2, 3) or not all(cells[:2]):
         raise SpecificationError(f"{where}: got {len(cells)} cells; expected onnx,vnnlib,timeout. Correct the line.")
-    if any(one_line(cell) != cell for cell in cells[:2]):
-        raise SpecificationError(f"{where}: a path has line breaks or runs of blanks in it. Rename the file.")
+    if any(one_line(cell) != cell or "\0" in cell for cell in cells[:2]):
+        raise SpecificationError(
+            f"{where}: a path has line breaks, null characters or runs of blanks in it. Rename the file."
+        )
     timeout = _timeout(cells[2], where) if len(cells) == 3 and cells[2] else cap
     if timeout is None:
         raise SpecificationError(f"{where}: has no timeout. Add one as the third cell, or pass --timeout SECONDS.")
@@ -130,8 +142,12 @@ def _timeout(text: str, where: str) -> float:
 
 
 def _present(path: Path) -> Path:
-    compressed = path.with_name(f"{path.name}.gz")
-    return compressed if not path.exists() and compressed.exists() else path
+    try:
+        compressed = path.with_name(f"{path.name}.gz")
+        return compressed if not path.exists() and compressed.exists() else path
+    except (OSError, ValueError):
+        # a name that no file can have: whoever opens it says so
+        return path
 
 
 def _digest(path: Path) -> str:

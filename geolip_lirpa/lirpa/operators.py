@@ -57,6 +57,7 @@ def _gemm(view: View) -> int:
     bias = None
     if len(view.node.inputs) > 2:
         bias = view.sample_constant(2, 2) if beta == 1.0 else beta * view.sample_constant(2, 2)
+        roundings = max(roundings, view.roundings(2) + (beta != 1.0))
     return view.add(affine.matmul_right(weight, bias, parameter_roundings=roundings), (view.position(0),))
 
 
@@ -96,6 +97,7 @@ def _convolution(view: View) -> int:
         padding=node.padding,
         dilation=node.dilation,
         groups=node.groups,
+        parameter_roundings=max(view.roundings(i) for i in range(1, len(node.inputs))),
     )
     return view.add(operator, (view.position(0),))
 
@@ -112,6 +114,7 @@ def _transposed_convolution(view: View) -> int:
         output_padding=node.output_padding,
         dilation=node.dilation,
         groups=node.groups,
+        parameter_roundings=max(view.roundings(i) for i in range(1, len(node.inputs))),
     )
     return view.add(operator, (view.position(0),))
 
@@ -138,11 +141,14 @@ def _additive(second_sign: float) -> Builder:
             return view.add(affine.signed_sum((1.0, second_sign)), (view.position(0), view.position(1)))
         side = view.dependent()[0]
         constant = view.sample_constant(1 - side, view.value(side).ndim)
+        roundings = view.roundings(1 - side)
         if side == 0:
-            return view.add(affine.shift(second_sign * constant), (view.position(0),))
+            shift = affine.shift(second_sign * constant, parameter_roundings=roundings)
+            return view.add(shift, (view.position(0),))
         if second_sign == 1.0:
-            return view.add(affine.shift(constant), (view.position(1),))
-        return view.add(affine.scaling(constant.new_tensor(-1.0), constant), (view.position(1),))
+            return view.add(affine.shift(constant, parameter_roundings=roundings), (view.position(1),))
+        negated = affine.scaling(constant.new_tensor(-1.0), constant, parameter_roundings=roundings)
+        return view.add(negated, (view.position(1),))
 
     return build
 

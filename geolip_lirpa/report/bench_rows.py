@@ -19,6 +19,10 @@ SOLVED = ("unsat", "sat")
 # words of the earlier VNN-COMPs, and of other tools' tables
 _SYNONYMS = {"holds": "unsat", "violated": "sat", "verified": "unsat", "falsified": "sat"}
 REQUIRED = ("onnx", "vnnlib", "method", "verdict", "seconds")
+# sums of such times, and their squares, are finite
+_LONGEST_SECONDS = 1e12
+# digits of a number of boxes
+_LONGEST_COUNT = 18
 
 
 @dataclass(frozen=True)
@@ -97,19 +101,16 @@ def read_rows(text: str, source: str, benchmark: str) -> list[BenchRow]:
         SpecificationError: names the line that is malformed.
     """
     reader = csv.DictReader(io.StringIO(text, newline=""))
-    missing = [name for name in REQUIRED if name not in (reader.fieldnames or ())]
-    if missing:
-        raise SpecificationError(
-            f"{source}: its first line has no column {', '.join(missing)}; needed are {','.join(REQUIRED)}. Name a "
-            "file that geolip-lirpa bench has written, or give it these columns."
-        )
-    rows = []
     try:
-        for cells in reader:
-            rows.append(_row(cells, f"{source}:{reader.line_num}", benchmark))
+        missing = [name for name in REQUIRED if name not in (reader.fieldnames or ())]
+        if missing:
+            raise SpecificationError(
+                f"{source}: its first line has no column {', '.join(missing)}; needed are {','.join(REQUIRED)}. Name a "
+                "file that geolip-lirpa bench has written, or give it these columns."
+            )
+        return [_row(cells, f"{source}:{reader.line_num}", benchmark) for cells in reader]
     except csv.Error as error:
         raise SpecificationError(f"{source}:{reader.line_num}: {error}. Mend or remove the line.") from None
-    return rows
 
 
 def verdict_of(text: str) -> str | None:
@@ -135,8 +136,10 @@ def _row(cells: Mapping[str | None, str | None], where: str, benchmark: str) -> 
         )
     seconds = _parse(text("seconds"), f"{where}: seconds")
     timeout = _parse(text("timeout"), f"{where}: timeout")
-    if seconds is None or not 0 <= seconds < math.inf or (timeout is not None and not timeout > 0):
-        raise SpecificationError(f"{where}: times are positive numbers of seconds. Correct the cell.")
+    if seconds is None or not 0 <= seconds <= _LONGEST_SECONDS or (timeout is not None and not timeout > 0):
+        raise SpecificationError(
+            f"{where}: times are positive numbers of seconds, of work at most {_LONGEST_SECONDS:g}. Correct the cell."
+        )
     boxes = text("boxes")
     return BenchRow(
         onnx=text("onnx"),
@@ -149,7 +152,7 @@ def _row(cells: Mapping[str | None, str | None], where: str, benchmark: str) -> 
         timeout=timeout,
         detail=text("detail"),
         proved_by=text("proved_by"),
-        boxes=int(boxes) if boxes.isascii() and boxes.isdigit() else 0,
+        boxes=int(boxes) if boxes.isascii() and boxes.isdigit() and len(boxes) <= _LONGEST_COUNT else 0,
         run=text("run"),
     )
 

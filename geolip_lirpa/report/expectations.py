@@ -64,15 +64,15 @@ def read_expectations(text: str, source: str, folder: str, benchmarks: Iterable[
         SpecificationError: malformed.
     """
     reader = csv.DictReader(io.StringIO(text, newline=""))
-    missing = [name for name in _NEEDED if name not in (reader.fieldnames or ())]
-    if missing:
-        raise SpecificationError(
-            f"{source}: its first line has no column {', '.join(missing)}; needed are {','.join(_NEEDED)}. "
-            "Give the table a header."
-        )
     default = folder if folder in set(benchmarks) else ""
     tables: dict[str, dict[tuple[str, str], str]] = {}
     try:
+        missing = [name for name in _NEEDED if name not in (reader.fieldnames or ())]
+        if missing:
+            raise SpecificationError(
+                f"{source}: its first line has no column {', '.join(missing)}; needed are {','.join(_NEEDED)}. "
+                "Give the table a header."
+            )
         for cells in reader:
             _add(tables, cells, f"{source}:{reader.line_num}", default)
     except csv.Error as error:
