@@ -1,7 +1,7 @@
 r"""Verification of a specification: attack, bounds, splitting.
 
 Place in the data flow: level 10. ``Network + Specification -> VerifyResult``. Knows no auto_LiRPA and no files;
-`verify_files` and `verify_queries` are the entry points.
+`file_verdicts` and `verify_queries` are the entry points.
 
 The order of "combined": a search of violations; bounds of all cases by one backward pass; then, for the cases that are
 left, boxes are halved where few inputs vary (`inputs`), signs of neurons are split where many do
@@ -120,7 +120,7 @@ class _Verification:
         if not len(open_cases):
             return Verdict.UNSAT
         if method != "combined":
-            self.reason = f"{method} proves {len(self.specification.cases) - len(open_cases)} of the cases"
+            self.reason = f"{method} proves {len(self._all) - len(open_cases)} of {len(self._all)} cases"
             return Verdict.UNKNOWN
         return self._split(open_cases)
 

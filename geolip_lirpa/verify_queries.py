@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from geolip_lirpa.errors import SpecificationError
 from geolip_lirpa.lirpa import extract_network
 from geolip_lirpa.specification import Specification
 from geolip_lirpa.verify import verify_network
@@ -43,5 +44,10 @@ def verify_specification(
         ExtractionError: the model has parts that are not supported; names them.
         SpecificationError: it does not fit the model, or an argument is malformed.
     """
+    if not isinstance(specification, Specification):
+        raise SpecificationError(
+            f"specification: got {type(specification).__name__}; allowed is a Specification. Read a file with "
+            "read_specification(path), or verify it with verify_files(onnx, vnnlib)."
+        )
     network = extract_network(lirpa_model, final_node_name=final_node_name, logits=logits)
     return verify_network(network, specification, VerifyOptions(method, timeout, seed))

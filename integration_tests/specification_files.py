@@ -39,12 +39,9 @@ class Instance:
 def instances() -> list[Instance]:
     """All of them."""
     with (FOLDER / "expected.csv").open(encoding="utf-8", newline="") as file:
-        verdicts = {row["specification"]: row["verdict"] for row in csv.DictReader(file)}
+        verdicts = {row["vnnlib"]: row["verdict"] for row in csv.DictReader(file)}
     with (FOLDER / "instances.csv").open(encoding="utf-8", newline="") as file:
-        return [
-            Instance(FOLDER / network, FOLDER / text, verdicts[Path(text).stem])
-            for network, text, _ in csv.reader(file)
-        ]
+        return [Instance(FOLDER / network, FOLDER / text, verdicts[text]) for network, text, _ in csv.reader(file)]
 
 
 def instance(version: str, name: str) -> Instance:

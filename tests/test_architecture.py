@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+import geolip_lirpa
+
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "geolip_lirpa"
 FILES = sorted(PACKAGE.rglob("*.py"))
@@ -37,7 +39,7 @@ LEVELS: dict[str, int] = {
     "margin_splitting": 8, "margin_types": 8, "pointwise_bounding": 8,
     "network_lipschitz": 9, "programs": 9, "tightening": 9, "verify_types": 9,
     "lipschitz": 10, "margin_queries": 10, "margin_work": 10, "margins": 10, "radius": 10, "verify": 10,
-    "verify_files": 10, "verify_queries": 10,
+    "file_verdicts": 10, "verify_queries": 10,
     "": 11, "report": 11,
     "cli": 12,
     "__main__": 13,
@@ -216,3 +218,8 @@ def test_files_and_functions_stay_small(module: str) -> None:
 
 def test_no_file_is_a_drawer() -> None:
     assert not [path for path in FILES if path.stem in ("utils", "util", "helpers", "misc", "common")]
+
+
+def test_public_names_are_not_those_of_modules() -> None:
+    """A module, once loaded, is an attribute of its package and would hide the function."""
+    assert not set(geolip_lirpa.__all__) & MODULES.keys()

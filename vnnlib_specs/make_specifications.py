@@ -137,14 +137,17 @@ def write_texts(folder: Path) -> None:
 
 
 def write_verdicts(folder: Path) -> None:
-    """``expected.csv``: one line for each property, whatever the version."""
+    """``expected.csv``: the verdict of each line of ``instances.csv``; it does not depend on the version."""
     listed = io.StringIO()
     rows = csv.writer(listed, lineterminator="\n")
-    rows.writerow(["onnx", "specification", "verdict", "basis"])
+    rows.writerow(["onnx", "vnnlib", "verdict", "basis"])
+    answers = []
     for prop in properties():
         found, basis = verdict(prop)
         print(f"{prop.name}: {found} ({basis})", flush=True)
-        rows.writerow([prop.network, prop.name, found, basis])
+        answers.append((prop, found, basis))
+    for version in VERSIONS:
+        rows.writerows([prop.network, f"{version}/{prop.name}.vnnlib", found, basis] for prop, found, basis in answers)
     (folder / "expected.csv").write_text(listed.getvalue(), encoding="utf-8")
 
 

@@ -105,8 +105,8 @@ def bounds_against(comparison: Comparison, baseline: str) -> Plot | None:
     return Plot(
         f"bounds-{baseline}",
         f"Bounds against {baseline}",
-        "Above the diagonal the method's bound is tighter. A positive bound proves unsat alone. Both axes are linear "
-        "near zero and logarithmic beyond.",
+        "Above the diagonal the method's bound is tighter. A positive bound proves unsat alone; that of combined is "
+        "what it had before it split. Both axes are linear near zero and logarithmic beyond.",
         f"Scatter plot of bounds of each method over those of {baseline}. Tighter: {', '.join(tighter)}.",
         svg,
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from os import PathLike
 from pathlib import Path
 
 from geolip_lirpa.lirpa import bounded_module, extract_network
@@ -18,7 +19,9 @@ from geolip_lirpa.verify_types import VerifyOptions, VerifyResult
 from geolip_lirpa.vnnlib import read_specification
 
 
-def verify_files(onnx: Path, vnnlib: Path, options: VerifyOptions) -> VerifyResult:
+def verify_files(
+    onnx: str | PathLike[str], vnnlib: str | PathLike[str], options: VerifyOptions | None = None
+) -> VerifyResult:
     """Verify the specification of a file for the model of another one.
 
     A violation is reported only when onnxruntime confirms it on the model's file.
@@ -26,7 +29,7 @@ def verify_files(onnx: Path, vnnlib: Path, options: VerifyOptions) -> VerifyResu
     Args:
         onnx: the model, may be compressed by gzip.
         vnnlib: the specification, VNN-LIB 1.0 or 2.0, may be compressed.
-        options: see `VerifyOptions`; the time for reading counts.
+        options: see `VerifyOptions`, whose defaults are taken without it; the time for reading counts.
 
     Returns:
         `VerifyResult`; its seconds include reading.
@@ -37,10 +40,11 @@ def verify_files(onnx: Path, vnnlib: Path, options: VerifyOptions) -> VerifyResu
         SpecificationError: they do not fit each other, or the method does not serve the model.
     """
     begin = time.monotonic()
+    options = options or VerifyOptions()
     # small and quick: mistakes in it are found first
     specification = read_specification(vnnlib)
-    network = extract_network(bounded_module(load_onnx(onnx)))
-    replay = OnnxReplay(onnx)
+    network = extract_network(bounded_module(load_onnx(Path(onnx))))
+    replay = OnnxReplay(Path(onnx))
     used = time.monotonic() - begin
     left = replace(options, timeout=max(1e-3, options.timeout - used))
     result = verify_network(network, specification, left, replay)
