@@ -173,6 +173,8 @@ class ChainBounds:
         """Take the bounds of the next layer."""
         low, high = found
         self._charges[-1] = self._charges[-1] + 8 * UNIT_ROUNDOFF * torch.maximum(low.abs(), high.abs())
+        # products of slopes that underflow meet the pre-activations
+        self._sums = self._sums + (low.abs() + high.abs()).sum(dim=1)
         self.hidden.append(found)
         self.lines.append(relu_lines(low, high))
         self._reach = high.clamp(min=0)
