@@ -3,10 +3,9 @@ r"""Verification of a specification: attack, bounds, splitting.
 Place in the data flow: level 10. ``Network + Specification -> VerifyResult``. Knows no auto_LiRPA and no files;
 `file_verdicts` and `verify_queries` are the entry points.
 
-The order of "combined": a search of violations; bounds of all cases by one backward pass; then, for the cases that are
-left, boxes are halved where few inputs vary (`inputs`), signs of neurons are split where many do
-(`neurons`), and all methods of margins are tried where neither serves the network.
-"sat" is said for points that `violations` accepted, "unsat" when every case has been proven.
+The order of "combined": a search of violations; bounds of all cases by intervals and one backward pass; then, for the
+cases that are left, boxes are halved where few inputs vary (`splitting.inputs`), signs of neurons are split where many
+do (`splitting.neurons`), and all methods of margins are tried where neither serves the network. "sat" is said for points that `violations` accepted, "unsat" when every case has been proven.
 """
 
 from __future__ import annotations
@@ -115,10 +114,13 @@ class _Verification:
     def _decided(self) -> Verdict:
         if self._attacked():
             return Verdict.SAT
-        method = self.options.method
-        open_cases = self._bounded("crown" if method == "combined" else method)
-        if not len(open_cases):
-            return Verdict.UNSAT
+        method, open_cases = self.options.method, self._all
+        # where crown is slow, intervals are asked before it
+        stages = ("crown",) if self.chain is not None else ("ibp", "crown")
+        for stage in stages if method == "combined" else (method,):
+            open_cases = self._bounded(stage, open_cases)
+            if not len(open_cases):
+                return Verdict.UNSAT
         if method != "combined":
             self.reason = f"{method} proves {len(self._all) - len(open_cases)} of {len(self._all)} cases"
             return Verdict.UNKNOWN
@@ -134,18 +136,19 @@ class _Verification:
         found = search.candidates(self._forward, lower, upper, targets, options, self._over)
         return any(self._confirmed(point, case) for point, case in found)
 
-    def _bounded(self, method: str) -> Tensor:
-        """Bound all cases by a method; numbers of those that are left."""
-        batched = {"ibp", "crown", "alpha-crown"}
-        worst = self._bound_together(method) if method in batched else self._bound_apart(method, self._all)
-        self.bound = float(worst.min())
+    def _bounded(self, method: str, cases: Tensor) -> Tensor:
+        """Bound some cases by a method; numbers of those that are left."""
+        together = method in ("ibp", "crown", "alpha-crown")
+        worst = self._bound_together(method, cases) if together else self._bound_apart(method, cases)
+        self._best[cases] = torch.fmax(self._best[cases], worst)
+        self.bound = float(self._best.min())
         self._credit(method, bool((worst > 0).any()))
-        return (~(worst > 0)).nonzero()[:, 0]
+        return cases[~(worst > 0)]
 
-    def _bound_together(self, method: str) -> Tensor:
-        """Smallest margins (T,), many cases at once."""
+    def _bound_together(self, method: str, cases: Tensor) -> Tensor:
+        """Smallest margins of some cases, many at once."""
         parts = []
-        for index in self._all.split(BATCH if self.chain is not None else 16):
+        for index in cases.split(BATCH if self.chain is not None else 16):
             self._require_time()
             bounds = self._bounds_by(method, self._boxes[index])
             targets = self._targets[index]
@@ -266,6 +269,11 @@ class _Verification:
     @property
     def _cases(self) -> tuple[Case, ...]:
         return self.specification.cases
+
+    @cached_property
+    def _best(self) -> Tensor:
+        """The largest bound of each case so far, before any splitting."""
+        return torch.full((len(self._cases),), -math.inf, dtype=torch.float64)
 
     @property
     def _all(self) -> Tensor:
