@@ -22,7 +22,7 @@ _PUBLIC = {
     "save_margins": "margin_file",
     "read_specification": "vnnlib",
     "verify_specification": "verify_queries",
-    "verify_files": "verify_files",
+    "verify_files": "verify_onnx",
     "load_onnx": "onnx_model",
     "bounded_module": "lirpa",
     "extract_network": "lirpa",

@@ -30,7 +30,7 @@ from geolip_lirpa.errors import GeolipError
 # the readers of models when they are first used, which takes seconds. Not onnxruntime: it starts a thread, and what has
 # threads is not to be forked.
 _PRELOADED = (
-    *(f"geolip_lirpa.{name}" for name in ("verify_files", "margins", "verify_types", "onnx_model")),
+    *(f"geolip_lirpa.{name}" for name in ("verify_onnx", "margins", "verify_types", "onnx_model")),
     "onnx",
     "torch._dynamo",
 )

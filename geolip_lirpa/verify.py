@@ -1,7 +1,7 @@
 r"""Verification of a specification: attack, bounds, splitting.
 
 Place in the data flow: level 10. ``Network + Specification -> VerifyResult``. Knows no auto_LiRPA and no files;
-`verify_files` and `verify_queries` are the entry points.
+`verify_onnx` and `verify_queries` are the entry points.
 
 The order of "combined": a search of violations; bounds of all cases by one backward pass; then, for the cases that are
 left, boxes are halved where few inputs vary (`inputs`), signs of neurons are split where many do

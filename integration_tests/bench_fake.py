@@ -1,4 +1,4 @@
-"""Stands for `verify_files.verify_files` in tests of the runner: what it does is written in the specification.
+"""Stands for `verify_onnx.verify_files` in tests of the runner: what it does is written in the specification.
 
 A specification has comments ``; METHOD WORD [NUMBER]``, for all methods if METHOD is ``*``; WORD is a verdict with its
 bound, or what is to go wrong. Every call leaves a line in ``calls`` next to the specification.

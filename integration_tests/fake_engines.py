@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-import geolip_lirpa.verify_files
+import geolip_lirpa.verify_onnx
 from geolip_lirpa.cli.verify_request import VerifyAnswer, VerifyRequest
 from geolip_lirpa.cli.verify_work import verified
 from geolip_lirpa.errors import ExtractionError
@@ -49,5 +49,5 @@ def refuses(request: VerifyRequest, deadline: float) -> VerifyAnswer:
 
 
 def _with_engine(engine: Callable[..., Any], request: VerifyRequest, deadline: float) -> VerifyAnswer:
-    geolip_lirpa.verify_files.verify_files = engine
+    geolip_lirpa.verify_onnx.verify_files = engine
     return verified(request, deadline)

@@ -13,7 +13,9 @@ import torch
 from geolip_lirpa.cli import main
 
 ROOT = Path(__file__).resolve().parents[1]
-DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("vnnlib_specs/*.md")])
+DOCUMENTS = sorted(
+    [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("vnnlib_specs/*.md"), *ROOT.glob("examples/*.md")]
+)
 
 # lower bounds are found by a search, whose path depends on the last digits
 SAME = 2e-2

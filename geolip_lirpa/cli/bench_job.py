@@ -26,7 +26,7 @@ class Job:
         onnx, vnnlib: absolute paths.
         timeout: seconds.
         seed: of random starts.
-        function: ``"module:name"`` of what verifies, see `verify_files.verify_files`.
+        function: ``"module:name"`` of what verifies, see `verify_onnx.verify_files`.
         witness: whether the witness of ``sat`` is wanted.
     """
 

@@ -13,7 +13,7 @@ from geolip_lirpa.cli.certify_request import METHODS
 __all__ = ["METHODS", "VERIFY", "BenchRequest"]
 
 #: What verifies an instance in the child process, as ``module:name``.
-VERIFY = "geolip_lirpa.verify_files:verify_files"
+VERIFY = "geolip_lirpa.verify_onnx:verify_files"
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ def verified(request: VerifyRequest, deadline: float) -> VerifyAnswer:
         GeolipError: bad input, or something that is needed is missing.
     """
     _alarm(deadline)
-    from geolip_lirpa.verify_files import verify_files
+    from geolip_lirpa.verify_onnx import verify_files
     from geolip_lirpa.verify_types import Verdict, VerifyOptions
     from geolip_lirpa.vnnlib import read_specification
 
