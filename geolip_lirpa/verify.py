@@ -5,7 +5,8 @@ Place in the data flow: level 10. ``Network + Specification -> VerifyResult``. K
 
 The order of "combined": a search of violations; bounds of all cases by intervals and one backward pass; then, for the
 cases that are left, boxes are halved where few inputs vary (`splitting.inputs`), signs of neurons are split where many
-do (`splitting.neurons`), and all methods of margins are tried where neither serves the network. "sat" is said for points that `violations` accepted, "unsat" when every case has been proven.
+do (`splitting.neurons`), and all methods of margins are tried where neither serves the network. "sat" is said for
+points that `violations` accepted, "unsat" when every case has been proven.
 """
 
 from __future__ import annotations
