@@ -16,7 +16,7 @@ from geolip_lirpa import read_specification
 from geolip_lirpa.cli import main
 
 ROOT = Path(__file__).resolve().parents[1]
-DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("vnnlib_specs/*.md")])
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("vnnlib_specs/*.md")])
 
 # lower bounds are found by a search, whose path depends on the last digits
 SAME = 2e-2
