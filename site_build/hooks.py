@@ -1,7 +1,7 @@
 """What the documentation site needs beside the pages of docs/: formulas, pictures, and pages made of other files.
 
-Called by MkDocs, see `mkdocs.yml`. Nothing is loaded from a network: MathJax comes from a package, diagrams were drawn by
-`pictures.py` beforehand.
+Called by MkDocs, see `mkdocs.yml`. Nothing is loaded from a network: MathJax comes from a package, diagrams were drawn
+by `pictures.py` beforehand.
 """
 
 from __future__ import annotations

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
 import re
 import shlex
 import sys
@@ -26,6 +25,7 @@ from typing import Any
 import torch
 
 from geolip_lirpa.cli import main
+from geolip_lirpa.cli.threads import use_threads
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -61,6 +61,7 @@ def steps(text: str) -> list[Step]:
 @contextlib.contextmanager
 def workplace(folder: Path) -> Iterator[dict[str, Any]]:
     """The folder in which a document's steps run, and the names that they share."""
+    use_threads(None)
     # named as a checkout is: commands print the folder's name
     place = folder / "geolip-lirpa"
     place.mkdir()
@@ -122,6 +123,5 @@ def write_again(path: Path) -> None:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
     for name in sys.argv[1:]:
         write_again(Path(name).resolve())
