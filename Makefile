@@ -3,6 +3,8 @@
 # make test      all tests
 # make lint      ruff and mypy
 # make format    let ruff rewrite the sources
+# make docs      the documentation site, into site/; warnings are errors
+# make pictures  draw the site's diagrams again (npm, chromium and chromedriver are needed, and a network)
 # make clean     remove what these targets made
 #
 # Variables: PYTHON (interpreter to start from), TORCH (what to ask pip for), JOBS (test processes),
@@ -21,7 +23,7 @@ STAMP := $(VENV)/.installed
 NETWORK := vnnlib_specs/digits_32-32.onnx
 CERTIFICATE := build/digits_32-32.certificate.json
 
-.PHONY: install demo test lint format clean
+.PHONY: install demo test lint format docs pictures clean
 .DELETE_ON_ERROR:
 
 install: $(STAMP)
@@ -55,6 +57,14 @@ format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# loads nothing from a network; `python -m` puts this folder on the path, where the hooks are
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@echo 'site/index.html'
+
+pictures: install
+	SE_AVOID_STATS=true $(BIN)/python site_build/pictures.py
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf $(VENV) build site dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find geolip_lirpa tests vnnlib_specs -name __pycache__ -prune -exec rm -rf {} +

@@ -16,8 +16,8 @@ from geolip_lirpa import read_specification
 from geolip_lirpa.cli import main
 
 ROOT = Path(__file__).resolve().parents[1]
-FOLDERS = (".", "docs", "examples", "vnnlib_specs")
-DOCUMENTS = sorted(path for folder in FOLDERS for path in (ROOT / folder).glob("*.md"))
+PATTERNS = ("*.md", "docs/**/*.md", "examples/*.md", "vnnlib_specs/*.md")
+DOCUMENTS = sorted(path for pattern in PATTERNS for path in ROOT.glob(pattern))
 
 # lower bounds are found by a search, whose path depends on the last digits
 SAME = 2e-2

@@ -1,0 +1,57 @@
+"""What the documentation site needs beside the pages of docs/: formulas, pictures, and pages made of other files.
+
+Called by MkDocs, see `mkdocs.yml`. Nothing is loaded from a network: MathJax comes from a package, diagrams were drawn
+by `pictures.py` beforehand.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.exceptions import PluginError
+from mkdocs.structure.files import File, Files
+
+from site_build.pictures import FENCE, picture_of
+
+ROOT = Path(__file__).resolve().parents[1]
+
+#: Pages that are files of the root folder, where other tools look for them.
+ROOT_PAGES = {"contributing.md": "CONTRIBUTING.md", "changelog.md": "CHANGELOG.md"}
+
+#: The one file of MathJax that draws formulas as SVG, without fonts, from the package django-static-mathjax.
+MATHJAX = "mathjax/static/mathjax/es5/tex-svg.js"
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add the pages of the root folder, MathJax and the files of the site's looks."""
+    for page, name in ROOT_PAGES.items():
+        text = (ROOT / name).read_text(encoding="utf-8").replace("](docs/", "](")
+        files.append(File.generated(config, page, content=text))
+    for name in ("site.css", "formulas.js"):
+        files.append(File.generated(config, f"assets/{name}", abs_src_path=str(ROOT / "site_build" / name)))
+    files.append(File.generated(config, "assets/tex-svg.js", abs_src_path=str(_mathjax())))
+    return files
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """Put drawn diagrams into the place of their descriptions."""
+
+    def drawn(fence: re.Match[str]) -> str:
+        picture = picture_of(fence[1])
+        if not picture.exists():
+            raise PluginError(f"{picture}: no drawing of a diagram that was changed. Run `make pictures`.")
+        return f'<figure class="diagram" markdown="0">{picture.read_text(encoding="utf-8").strip()}</figure>'
+
+    return FENCE.sub(drawn, markdown)
+
+
+def _mathjax() -> Path:
+    from importlib.metadata import PackageNotFoundError, distribution
+
+    try:
+        return Path(str(distribution("django-static-mathjax").locate_file(MATHJAX)))
+    except PackageNotFoundError:
+        raise PluginError("django-static-mathjax is missing; it brings MathJax. Run `pip install '.[docs]'`.") from None
