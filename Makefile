@@ -59,7 +59,7 @@ format: install
 
 # loads nothing from a network; `python -m` puts this folder on the path, where the hooks are
 docs: install
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 	@echo 'site/index.html'
 
 pictures: install
