@@ -34,6 +34,8 @@ _LARGE_STAGES = ((1e-7, 1e-5),)
 _LARGE_PROOF = 1e11
 # The interior point solver takes what they miss up to this many rows, where it needs ten seconds and half a gigabyte.
 _FINISHER_ROWS = 1500
+# Seconds between two calls of a progress function.
+_TELL = 0.2
 # Memory that the programs of one batch should not exceed by much, in bytes.
 _BATCH_BYTES = 1 << 30
 
@@ -127,6 +129,7 @@ def _bound_in_stages(
     """Fill and improve `results`, with more effort for those that still need it."""
     pending = [i for i, result in enumerate(results) if result is None]
     factors: list[Factor | None] = [None] * len(instances) if starts is None else list(starts)
+    told = time.monotonic()
     for tolerance, saddle_tolerance in _stages(instances[0]):
         stage = replace(solver, tolerance=tolerance, saddle_tolerance=saddle_tolerance)
         for chunk in _chunks(pending, instances[0], factors, solver.rank):
@@ -134,8 +137,10 @@ def _bound_in_stages(
             found = stage.solve([instances[i] for i in chunk], known if len(known) == len(chunk) else None)
             for i, result in zip(chunk, found, strict=True):
                 results[i], factors[i] = _better(results[i], _prove(instances[i], result)), result.factor
-            if progress is not None:
-                progress(len(instances) - len(_pending(results, groups, target)), len(instances))
+                # a proof may take longer than a thousand solutions; to count after each costs more than a quick one
+                if progress is not None and (time.monotonic() > told + _TELL or i == chunk[-1]):
+                    progress(len(instances) - len(_pending(results, groups, target)), len(instances))
+                    told = time.monotonic()
         pending = _pending(results, groups, target)
         if not pending:
             return

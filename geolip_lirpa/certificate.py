@@ -194,7 +194,7 @@ class _Shared:
     """What several claims of one sample have in common, proven once: fronts, and the radii of the network's nodes."""
 
     constants: dict[tuple[int, int | None, Front], float | None] = field(default_factory=dict)
-    radii: dict[int, NodeRadii] = field(default_factory=dict)
+    radii: dict[tuple[int, int | None], NodeRadii] = field(default_factory=dict)
 
     def constant(self, instance: SdpInstance, claim: Claim, front: Front) -> float | None:
         # programs of another coordinate (or of all) have other inputs, hence another first block
@@ -204,12 +204,12 @@ class _Shared:
         return self.constants[key]
 
     def norm_bound(self, instance: SdpInstance, claim: Claim) -> float:
-        if claim.coordinate is not None:
-            return best_norm_bound(instance)
-        if claim.sample not in self.radii:
+        # rows have no part in them; a coordinate has a scale of its own
+        key = (claim.sample, claim.coordinate)
+        if key not in self.radii:
             norm, scale = instance.input_norm, instance.input_scale
-            self.radii[claim.sample] = NodeRadii(instance.network, instance.slopes, norm, scale)
-        return best_norm_bound(instance, self.radii[claim.sample])
+            self.radii[key] = NodeRadii(instance.network, instance.slopes, norm, scale)
+        return best_norm_bound(instance, self.radii[key])
 
 
 def _prove_claim(instance: SdpInstance, claim: Claim, shared: _Shared) -> float | None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from geolip_lirpa.cli.exit_codes import ExitCode
 from geolip_lirpa.cli.models import load_model
 from geolip_lirpa.cli.subjects import part_of_model
-from geolip_lirpa.cli.terminal import only_results_on_stdout, print_error, print_note, print_result, print_text
+from geolip_lirpa.cli.terminal import only_results_on_stdout, print_error, print_note, print_result, print_text, waiting
 from geolip_lirpa.cli.versions import versions
 from geolip_lirpa.errors import CertificateError, ExtractionError, SpecificationError
 from geolip_lirpa.lirpa import host_version
@@ -29,7 +29,7 @@ def run_check_margins(path: Path, model: Path, *, json: bool, quiet: bool, debug
         GeolipError: the model cannot be read. A refusal is not raised but reported.
     """
     begin = time.perf_counter()
-    with only_results_on_stdout(debug):
+    with only_results_on_stdout(debug), waiting("proving again", shown=not quiet):
         checked = _checked(path, model)
     checked = checked.timed(time.perf_counter() - begin)
     if json:

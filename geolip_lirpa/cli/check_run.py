@@ -14,7 +14,7 @@ from geolip_lirpa.cli.check_margins_run import run_check_margins
 from geolip_lirpa.cli.exit_codes import ExitCode
 from geolip_lirpa.cli.models import LoadedModel, load_model
 from geolip_lirpa.cli.subjects import part_of_model
-from geolip_lirpa.cli.terminal import only_results_on_stdout, print_error, print_note, print_result, print_text
+from geolip_lirpa.cli.terminal import only_results_on_stdout, print_error, print_note, print_result, print_text, waiting
 from geolip_lirpa.cli.versions import versions
 from geolip_lirpa.errors import CertificateError, ExtractionError, SpecificationError
 from geolip_lirpa.lipschitz import check_certificate
@@ -43,7 +43,7 @@ def run_check(path: Path, model: Path, *, json: bool, quiet: bool, debug: bool) 
     if is_margin_certificate(path):
         return run_check_margins(path, model, json=json, quiet=quiet, debug=debug)
     begin = time.perf_counter()
-    with only_results_on_stdout(debug):
+    with only_results_on_stdout(debug), waiting("proving again", shown=not quiet):
         outcome = _outcome(path, model)
     outcome = outcome.timed(time.perf_counter() - begin)
     if json:

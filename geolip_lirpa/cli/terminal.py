@@ -9,6 +9,7 @@ import contextlib
 import io
 import math
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -76,6 +77,41 @@ def progress_bar(label: str, shown: bool) -> Iterator[Callable[[int, int], None]
     ) as progress:
         task = progress.add_task(label, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+@contextlib.contextmanager
+def waiting(label: str, limit: float = math.inf, shown: bool = True) -> Iterator[None]:
+    """A bar on standard error that moves by itself until a limit of time; only pulses where there is none.
+
+    Args:
+        label: what is waited for.
+        limit: seconds from now on, may be infinite.
+        shown: False for none.
+    """
+    if not shown or not sys.stderr.isatty():
+        yield
+        return
+    from rich import progress as bars
+    from rich.console import Console
+
+    end = time.monotonic() + limit
+
+    class Elapsed(bars.BarColumn):
+        """Moves with the clock: nobody reports from the process that works."""
+
+        def render(self, task: Any) -> Any:
+            if math.isfinite(limit):
+                task.completed = min(limit, limit - (end - time.monotonic()))
+            return super().render(task)
+
+    class Left(bars.ProgressColumn):
+        def render(self, task: Any) -> Any:
+            return "" if math.isinf(limit) else f"at most {max(0, math.ceil(end - time.monotonic()))} s left"
+
+    columns = (bars.TextColumn("{task.description}", markup=False), Elapsed(), bars.TimeElapsedColumn(), Left())
+    with bars.Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        progress.add_task(label, total=limit if math.isfinite(limit) else None)
+        yield
 
 
 def interrupted() -> ExitCode:

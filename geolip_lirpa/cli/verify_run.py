@@ -14,13 +14,14 @@ from typing import Any
 
 from geolip_lirpa.cli.exit_codes import ExitCode
 from geolip_lirpa.cli.paths import write_file
-from geolip_lirpa.cli.terminal import print_error, print_note, print_text
+from geolip_lirpa.cli.terminal import print_error, print_note, print_text, waiting
 from geolip_lirpa.cli.verify_request import VerifyAnswer, VerifyRequest
 from geolip_lirpa.cli.verify_work import verified
 from geolip_lirpa.cli.versions import package_version
 from geolip_lirpa.hard_limit import LimitedOutcome, run_limited
 
 _TIMEOUT = VerifyAnswer("timeout")
+_INTERRUPTED = VerifyAnswer("unknown", reason="interrupted before there was a verdict")
 
 
 def run_verify(request: VerifyRequest, begin: float) -> ExitCode:
@@ -35,7 +36,12 @@ def run_verify(request: VerifyRequest, begin: float) -> ExitCode:
     deadline = begin + request.timeout
     left = max(1e-3, deadline - time.monotonic())
     arguments = (request, deadline)
-    outcome = run_limited(verified, arguments, left, threads=request.threads, show_output=request.debug)
+    try:
+        with waiting("verifying", left):
+            outcome = run_limited(verified, arguments, left, threads=request.threads, show_output=request.debug)
+    except KeyboardInterrupt:
+        _deliver(request, _INTERRUPTED, time.monotonic() - begin)
+        return ExitCode.INTERRUPTED
     answer = _answer(outcome, deadline)
     if answer is None:
         return ExitCode.INTERNAL
