@@ -165,7 +165,7 @@ def test_combined_tightens_where_all_else_has_failed(monkeypatch: pytest.MonkeyP
     assert bool((result.lower > 0).all()) and result.certificate.bounds
     assert any(c.bound_method == CLAIMED for c in result.certificate.claims)
     assert torch.equal(check_margins(result.certificate, network), result.lower)
-    monkeypatch.setattr("geolip_lirpa.margins.TIGHTENING_OPERATIONS", 0.0)
+    monkeypatch.setattr("geolip_lirpa.margin_work.TIGHTENING_OPERATIONS", 0.0)
     without = network_margins(problem, MarginOptions("combined", whole=True))
     assert not bool((without.lower > 0).all()) and not without.certificate.bounds
 

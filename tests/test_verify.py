@@ -168,7 +168,6 @@ def test_bad_options_are_refused(fields: dict[str, object]) -> None:
 def test_the_time_ends_the_search() -> None:
     """x1 + x2 touches its bound along a line: halving never ends."""
     operator = linear_operator(torch.ones((1, 2)), torch.zeros(1))
-    relu = random_mlp(0, (2, 2, 1))
     network = sequential((2,), [("linear", operator)])
     box = InputBox.of(np.array([-1.0, -1.0]), np.array([1.0, 1.0]))
     touching = single(box, [[1.0], [-1.0]], [1e-18, 1e-18], strict=True)
@@ -178,13 +177,11 @@ def test_the_time_ends_the_search() -> None:
         judge.append(x)
         return np.array([5.0])
 
+    # a quick machine comes to boxes between neighbouring doubles before
     result = verify_network(network, touching, VerifyOptions(timeout=1.0), reject)
-    assert result.verdict is Verdict.TIMEOUT and result.seconds < 10.0
+    assert result.verdict in (Verdict.TIMEOUT, Verdict.UNKNOWN) and result.seconds < 10.0
     assert judge
-    assert verify_network(relu, random_specification(1, 2, 1), VerifyOptions(timeout=1e-9)).verdict in (
-        Verdict.TIMEOUT,
-        Verdict.SAT,
-    )
+    assert verify_network(network, touching, VerifyOptions(timeout=1e-9), reject).verdict is Verdict.TIMEOUT
 
 
 # --- violations -------------------------------------------------------------------------------------------------------

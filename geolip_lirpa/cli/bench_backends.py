@@ -16,6 +16,7 @@ from concurrent.futures import CancelledError
 from typing import Any
 
 from geolip_lirpa.cli.bench_job import Finished, Job, failed, work
+from geolip_lirpa.cli.processes import without_interrupts
 from geolip_lirpa.errors import ClusterError, ClusterUnavailableError, SpecificationError
 
 BACKENDS = ("loky", "dask")
@@ -79,7 +80,8 @@ def _pool(jobs: Sequence[Job], workers: int) -> Iterator[tuple[str, Finished]]:
     pool = joblib.Parallel(
         n_jobs=workers, backend="loky", return_as="generator_unordered", batch_size=1, pre_dispatch=workers
     )
-    results = pool(joblib.delayed(_named)(job, os.getpid()) for job in jobs)
+    with without_interrupts():
+        results = pool(joblib.delayed(_named)(job, os.getpid()) for job in jobs)
     with contextlib.closing(results):
         yield from results
 

@@ -6,6 +6,8 @@ Place in the data flow: level 12, ``BenchRequest -> jobs -> results file -> summ
 from __future__ import annotations
 
 import contextlib
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 from geolip_lirpa.cli.bench_backends import finished_jobs
@@ -67,7 +69,7 @@ def _work(request: BenchRequest, jobs: dict[Key, Job], results: ResultsFile) -> 
     left = [job for k, job in jobs.items() if k not in results.finished]
     done = finished_jobs(left, request.backend, request.jobs, request.scheduler)
     try:
-        with progress_bar("instances", not request.quiet) as progress, contextlib.closing(done):
+        with _no_warnings(), progress_bar("instances", not request.quiet) as progress, contextlib.closing(done):
             count = len(jobs) - len(left)
             if progress is not None:
                 progress(count, len(jobs))
@@ -79,6 +81,14 @@ def _work(request: BenchRequest, jobs: dict[Key, Job], results: ResultsFile) -> 
     except KeyboardInterrupt:
         return True
     return False
+
+
+@contextlib.contextmanager
+def _no_warnings() -> Iterator[None]:
+    """Without joblib's warning that Ctrl-C has stopped what was in work: that is what Ctrl-C is for."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        yield
 
 
 def _keep(finished: Finished, results: ResultsFile, witnesses: Path | None) -> None:

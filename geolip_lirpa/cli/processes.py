@@ -83,7 +83,7 @@ def _results(
     with parallel_config("loky", inner_max_num_threads=threads):
         # one process would be this one, which has to survive: there are two, and one of them waits
         pool = Parallel(max(2, jobs), return_as="generator_unordered", batch_size=1, pre_dispatch=jobs, max_nbytes=None)
-        with _without_interrupts():
+        with without_interrupts():
             results = pool(handed_out())
     with contextlib.closing(results):
         yield from results
@@ -107,7 +107,7 @@ def _end_with(parent: int) -> None:
 
 
 @contextlib.contextmanager
-def _without_interrupts() -> Iterator[None]:
+def without_interrupts() -> Iterator[None]:
     """Processes that are started here do not hear of Ctrl-C, which is for the one that ends them."""
     if threading.current_thread() is not threading.main_thread():
         yield
