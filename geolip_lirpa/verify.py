@@ -42,6 +42,8 @@ from geolip_lirpa.violations import Judge, Replay, Violation
 
 # starts of an attack and steps from each, and how many gradients it may cost
 _STARTS, _STEPS, _SEARCH = 16, 40, 50_000
+# variables of all pointwise programs together up to which they are solved before neurons are split: a second or two
+_SMALL_PROGRAMS = 400
 # entries of a chain's matrices up to which it computes outputs faster than the network itself
 _SMALL_CHAIN = 2**20
 
@@ -199,6 +201,10 @@ class _Verification:
         varying = int(((boxes.upper > boxes.lower).sum(dim=1)).max())
         if varying <= FEW_INPUTS:
             return self._input_splitting(open_cases)
+        if self.chain is not None and len(open_cases) * sum(self.chain.sizes) <= _SMALL_PROGRAMS:
+            open_cases = self._bounded("sdp", open_cases)
+            if not len(open_cases):
+                return Verdict.UNSAT
         if self.chain is not None and self._neuron_splitting(self.chain, open_cases):
             return Verdict.UNSAT if self.violation is None else Verdict.SAT
         worst = self._bound_apart("combined", open_cases)
