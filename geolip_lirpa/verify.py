@@ -30,6 +30,7 @@ from geolip_lirpa.rounding import Array
 from geolip_lirpa.specification import Case, Specification
 from geolip_lirpa.splitting import search
 from geolip_lirpa.splitting.chain_bounds import Boxes, ChainBounds, Pair
+from geolip_lirpa.splitting.few_signs import FewSigns
 from geolip_lirpa.splitting.inputs import BATCH, FEW_INPUTS, BoxBounds, InputSplitting
 from geolip_lirpa.splitting.network_bounds import NetworkBounds
 from geolip_lirpa.splitting.neurons import NeuronSplitting
@@ -218,7 +219,8 @@ class _Verification:
         def bounder(boxes: Boxes, known: Sequence[Pair] | None) -> BoxBounds:
             return NetworkBounds(network, boxes, known) if chain is None else ChainBounds.refined(chain, boxes, known)
 
-        splitting = InputSplitting(bounder, self._forward, self._targets, self._confirmed, self._over)
+        finish = None if chain is None else FewSigns(chain, self._targets, self._confirmed, self._over)
+        splitting = InputSplitting(bounder, self._forward, self._targets, self._confirmed, self._over, finish)
         found = splitting.run(self._boxes[cases], cases)
         self.boxes += found.bounded
         if found.violated:

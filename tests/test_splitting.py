@@ -7,8 +7,9 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.optimize import linprog
 
 from geolip_lirpa.activations import ReLU, Tanh
 from geolip_lirpa.network import Network, linear_operator, sequential
@@ -16,10 +17,12 @@ from geolip_lirpa.specification import Case, InputBox, Polytope, Specification
 from geolip_lirpa.splitting.chain_bounds import Boxes, ChainBounds, relu_lines
 from geolip_lirpa.splitting.domain_bounds import DomainBounds, Polytopes
 from geolip_lirpa.splitting.domains import Domains
-from geolip_lirpa.splitting.inputs import Bounder, InputSplitting
+from geolip_lirpa.splitting.few_signs import FewSigns
+from geolip_lirpa.splitting.inputs import Bounder, InputSplitting, SplitResult
 from geolip_lirpa.splitting.network_bounds import NetworkBounds
 from geolip_lirpa.splitting.neurons import NeuronSplitting
 from geolip_lirpa.splitting.relu_chain import ReluChain, relu_chain
+from geolip_lirpa.splitting.row_weights import mixed_weights
 from geolip_lirpa.splitting.targets import Targets
 from tests.networks import random_convnet, random_mlp, random_residual
 from tests.specification_cases import chain_of, dense_inputs, depth, random_specification
@@ -188,7 +191,7 @@ def test_proven_bounds_of_weighted_rows(seed: int) -> None:
     assert float(domain.weights.min()) >= 0 and float(domain.weights.sum()) <= 1 + 1e-12
 
 
-@pytest.mark.parametrize("kind", ["inputs", "neurons", "network"])
+@pytest.mark.parametrize("kind", ["inputs", "few signs", "neurons", "network"])
 @given(SEEDS)
 def test_splitting_tells_the_truth(kind: str, seed: int) -> None:
     network = random_mlp(seed, (3, 3, 2, 2))
@@ -211,12 +214,10 @@ def test_splitting_tells_the_truth(kind: str, seed: int) -> None:
         splitting = NeuronSplitting(chain, targets, boxes, confirm, over)
         result = splitting.run(ChainBounds.refined(chain, boxes).hidden)
     else:
-        bounder = (
-            (lambda b, k: ChainBounds.refined(chain, b, k))
-            if kind == "inputs"
-            else (lambda b, k: NetworkBounds(network, b, k))
-        )
-        result = InputSplitting(bounder, chain.forward, targets, confirm, over).run(boxes, torch.arange(2))
+        bounder = by_network(network) if kind == "network" else by_chain(chain)
+        finish = FewSigns(chain, targets, confirm, over) if kind == "few signs" else None
+        search = InputSplitting(bounder, chain.forward, targets, confirm, over, finish, patience=0)
+        result = search.run(boxes, torch.arange(2))
     if result.proven:
         assert true > -EXACT
     if result.violated:
@@ -227,6 +228,72 @@ def test_splitting_tells_the_truth(kind: str, seed: int) -> None:
     # within the limit all but the closest calls are settled
     if abs(true) > 0.02:
         assert result.proven != result.violated
+
+
+@given(SEEDS, st.integers(1, 4))
+def test_weights_of_rows_are_the_best(seed: int, rows: int) -> None:
+    """The largest weighted sum is a linear program; the search reaches it for two rows, and is never below one row."""
+    rng = np.random.default_rng(seed)
+    margins, slopes, width = rng.normal(size=(1, rows)) - 0.3, rng.normal(size=(1, rows, 3)), rng.random((1, 3))
+    weights = mixed_weights(*map(torch.from_numpy, (margins, slopes, width))).numpy()[0]
+    ends = np.maximum(np.stack([slopes[0], -slopes[0]]), 0) * width
+
+    def value(w: np.ndarray) -> float:
+        return float(w @ margins[0] + np.minimum(w @ ends[0], w @ ends[1]).sum())
+
+    # maximise m.w + sum s with s_j below both ends
+    cost = -np.concatenate([margins[0], np.ones(3)])
+    below = np.concatenate([np.hstack([-e.T, np.eye(3)]) for e in ends])
+    simplex = np.concatenate([np.ones(rows), np.zeros(3)])[None]
+    best = -linprog(cost, below, np.zeros(6), simplex, [1.0], [(0, None)] * rows + [(None, None)] * 3).fun
+    assert (weights >= 0).all() and abs(weights.sum() - 1) < 1e-12
+    assert margins.max() - 1e-12 <= value(weights) <= best + 1e-9
+    if rows <= 2:
+        assert value(weights) > best - 1e-8
+
+
+@settings(max_examples=25)
+@given(SEEDS, st.sampled_from([0, 1, 2, 6]))
+def test_an_attempt_proves_only_cases_that_hold(seed: int, rounds: int) -> None:
+    network = random_mlp(seed, (3, 3, 2, 2))
+    chain, specification = chain_of(network), random_specification(seed, 3, 2, cases=3)
+    targets, boxes = Targets.of(specification.cases, 2), boxes_of(specification)
+    search = NeuronSplitting(chain, targets, boxes, lambda point, case: False, never)
+    found = search.attempt(ChainBounds.refined(chain, boxes).hidden, rounds, 64)
+    true = [depth(chain, Specification(3, 2, (case,))) for case in specification.cases]
+    assert all(value > -EXACT for value, proven in zip(true, found.proven.tolist(), strict=True) if proven)
+    if rounds == 6:
+        # no more than five neurons can be without a sign, and few of them are
+        assert all(found.proven[i] for i, value in enumerate(true) if value > 0.05)
+
+
+def test_rows_that_only_together_exclude_a_violation() -> None:
+    """One of x + e and e - x is positive everywhere; halving alone needs boxes as small as e."""
+    first = torch.cat([torch.eye(3), -torch.eye(3)])
+    second = torch.tensor([[1.0, 1.0, 1.0, -1.0, -1.0, -1.0], [-1.0, -1.0, -1.0, 1.0, 1.0, 1.0]])
+    layers = [
+        ("linear", linear_operator(first, torch.zeros(6))),
+        ("relu", ReLU()),
+        ("linear", linear_operator(second, torch.full((2,), 1e-4))),
+    ]
+    chain = chain_of(sequential((3,), layers))
+    case = Case(InputBox.of(-np.ones(3), np.ones(3)), (Polytope.of(np.eye(2), np.zeros(2)),))
+    targets, boxes = Targets.of((case,), 2), boxes_of(Specification(3, 2, (case,)))
+
+    def reject(point: torch.Tensor, case: int) -> bool:
+        return False
+
+    def search(finish: FewSigns | None) -> SplitResult:
+        splitting: InputSplitting
+
+        def over() -> bool:
+            return splitting.bounded > 5000
+
+        splitting = InputSplitting(by_chain(chain), chain.forward, targets, reject, over, finish, patience=0)
+        return splitting.run(boxes, torch.tensor([0]))
+
+    assert not search(None).proven
+    assert search(FewSigns(chain, targets, reject, never)).proven
 
 
 def test_halves_cover_the_box_and_end_where_doubles_end() -> None:

@@ -11,6 +11,9 @@ varies by :math:`|a_j| (u_j - l_j)`, and the row itself by at most :math:`g_j (u
 largest sum is halved: the first alone needs a hundred times as many boxes on some networks, the second three times as
 many on others. Networks for which neither is known are halved along the input that is widest relative to its original
 width.
+
+**When not to halve.** Where outputs come close to a violation, boxes would have to be tiny; after many boxes the search
+asks `few_signs` first, which is slower for a box and ends most of them.
 """
 
 from __future__ import annotations
@@ -27,6 +30,8 @@ from geolip_lirpa.splitting.targets import Targets
 
 #: Boxes that are bounded together.
 BATCH = 512
+#: Boxes after which `finish` is asked: what halving alone ends with few boxes, it ends sooner.
+PATIENCE = 4096
 #: With at most so many inputs that vary, halving boxes is better than splitting neurons.
 FEW_INPUTS = 10
 
@@ -47,10 +52,28 @@ class BoxBounds(Protocol):
 
 #: Bounds over some boxes, from known ones of boxes that contain them.
 Bounder = Callable[[Boxes, Sequence[Pair] | None], BoxBounds]
+#: Which of some boxes (B,) with the case of each (B,) and bounds of the pre-activations are proven otherwise.
+Finish = Callable[[Boxes, Tensor, Sequence[Pair]], "Finished"]
 #: Outputs (B, n_out) at points (B, n0), as computed.
 Forward = Callable[[Tensor], Tensor]
 #: Whether a point (n0,) for case t violates the specification.
 Confirm = Callable[[Tensor, int], bool]
+
+
+class Finished(Protocol):
+    """What became of boxes that were not halved."""
+
+    @property
+    def proven(self) -> Tensor:
+        """Boxes that miss their polytopes, (B,)."""
+
+    @property
+    def violated(self) -> bool:
+        """A point that `Confirm` accepted was found."""
+
+    @property
+    def bounded(self) -> int:
+        """Number of domains that were bounded."""
 
 
 @dataclass(frozen=True)
@@ -94,13 +117,22 @@ class InputSplitting:
         targets: of all cases.
         confirm: asked about candidates.
         over: whether the time is over.
+        finish: asked about boxes that would be halved; None halves all of them.
+        patience: number of boxes after which `finish` is asked.
     """
 
     def __init__(
-        self, bounder: Bounder, forward: Forward, targets: Targets, confirm: Confirm, over: Callable[[], bool]
+        self,
+        bounder: Bounder,
+        forward: Forward,
+        targets: Targets,
+        confirm: Confirm,
+        over: Callable[[], bool],
+        finish: Finish | None = None,
+        patience: int = PATIENCE,
     ) -> None:
         self.bounder, self.forward, self.targets = bounder, forward, targets
-        self.confirm, self.over = confirm, over
+        self.confirm, self.over, self.finish, self.patience = confirm, over, finish, patience
         self.bounded = 0
 
     def run(self, boxes: Boxes, case: Tensor) -> SplitResult:
@@ -124,6 +156,12 @@ class InputSplitting:
             left, score = self._bounded(work, original)
             if left is None:
                 return SplitResult(False, True, self.bounded)
+            if self.finish is not None and self.bounded > self.patience and len(left):
+                found = self.finish(left.boxes, left.case, left.known)
+                self.bounded += found.bounded
+                if found.violated:
+                    return SplitResult(False, True, self.bounded)
+                left, score = left[~found.proven], score[~found.proven]
             if not len(left):
                 continue
             if bool(_stuck(left.boxes).any()):
@@ -144,6 +182,8 @@ class InputSplitting:
         best, row = margins.max(dim=2)
         open_ = ~(best > 0).all(dim=1)
         index = open_.nonzero()[:, 0]
+        # the least bound last: it is looked at first, since a violation is likely there
+        index = index[best.amin(dim=1)[index].argsort(descending=True)]
         left = _Open(work.boxes, work.case, bounds.hidden)[index]
         slopes = slopes.reshape(*shape, -1)[index]
         chosen = slopes.gather(2, row[index][..., None, None].expand(-1, -1, 1, slopes.shape[3]))[:, :, 0]
@@ -212,14 +252,13 @@ def _joined(parts: Sequence[_Open]) -> _Open:
 
 
 def _halved(work: _Open, score: Tensor) -> _Open:
-    """Both halves of each box along the input of the highest score."""
+    """Both halves of each box along the input of the highest score, beside each other."""
     middle, possible = _middles(work.boxes)
     axis = torch.where(possible, score, -torch.inf).argmax(dim=1, keepdim=True)
     middle = middle.gather(1, axis)
-    both = work[torch.arange(len(work)).repeat(2)]
-    count = len(work)
-    both.boxes.upper[:count].scatter_(1, axis, middle)
-    both.boxes.lower[count:].scatter_(1, axis, middle)
+    both = work[torch.arange(len(work)).repeat_interleave(2)]
+    both.boxes.upper[::2].scatter_(1, axis, middle)
+    both.boxes.lower[1::2].scatter_(1, axis, middle)
     return both
 
 

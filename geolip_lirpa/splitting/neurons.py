@@ -12,15 +12,17 @@ by proven arithmetic. Bounds of the pre-activations are those of the whole box, 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from geolip_lirpa.splitting.chain_bounds import Boxes, Pair, relu_lines
+from geolip_lirpa.splitting.chain_bounds import Boxes, ChainBounds, Pair, relu_lines
 from geolip_lirpa.splitting.domain_bounds import Bounded, DomainBounds, Polytopes
 from geolip_lirpa.splitting.domains import Domains
 from geolip_lirpa.splitting.inputs import Confirm, SplitResult
 from geolip_lirpa.splitting.relu_chain import ReluChain
+from geolip_lirpa.splitting.row_weights import mixed_weights
 from geolip_lirpa.splitting.targets import Targets
 
 # numbers in the largest tensors of a batch of domains
@@ -32,6 +34,23 @@ _CANDIDATES = 3
 _LOWER_SHARE = 0.3
 # a domain without undecided neurons is a linear program; its ascent is repeated so often
 _LAST_TRIES = 4
+# iterations of an attempt: there are few neurons to choose slopes for
+_ATTEMPT_ITERATIONS = 10
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """How a limited search over signs ended.
+
+    Args:
+        proven: cases all of whose polytopes are missed, (T,).
+        violated: a point that `Confirm` accepted was found.
+        bounded: number of domains that were bounded.
+    """
+
+    proven: Tensor
+    violated: bool
+    bounded: int
 
 
 class NeuronSplitting:
@@ -55,7 +74,7 @@ class NeuronSplitting:
         self.bounded = 0
 
     def run(self, hidden: Sequence[Pair], open_tasks: Tensor | None = None) -> SplitResult:
-        """Search all tasks.
+        """Search all tasks; domains added last are looked at first.
 
         Args:
             hidden: proven bounds of the pre-activations, (T, n_l) each, of each case.
@@ -63,23 +82,20 @@ class NeuronSplitting:
         """
         tasks = torch.arange(len(self.case)) if open_tasks is None else open_tasks
         over_cases = [(low[self.case[tasks]], high[self.case[tasks]]) for low, high in hidden]
-        weights = self._best_rows(tasks, over_cases)
+        weights = self._first_weights(tasks, over_cases)
         waiting = [Domains.start(tasks, over_cases, weights)]
         first, tries = True, 0
         while waiting:
             if self.over():
                 return SplitResult(False, False, self.bounded)
-            work = _taken(waiting, self.batch)
-            work = self.bounds.ascended(work, _FIRST_ITERATIONS if first else _ITERATIONS)
+            left, rest, violated = self._bounded(
+                _taken(waiting, self.batch), _FIRST_ITERATIONS if first else _ITERATIONS
+            )
             first = False
-            found = self.bounds.proven(work)
-            self.bounded += len(work)
-            index = (~(found.lower > 0)).nonzero()[:, 0]
-            if not len(index):
-                continue
-            left, rest = work[index], _selected(found, index)
-            if self._violated(left, rest):
+            if violated:
                 return SplitResult(False, True, self.bounded)
+            if not len(left):
+                continue
             decided = ~left.undecided.any(dim=1)
             if bool(decided.any()):
                 tries += 1
@@ -93,16 +109,60 @@ class NeuronSplitting:
                 waiting.append(left.halves(self._chosen(left, rest)))
         return SplitResult(True, False, self.bounded)
 
-    def _best_rows(self, tasks: Tensor, hidden: Sequence[Pair]) -> Tensor:
-        """Weight one for the row of each polytope with the largest lower bound, (D, M)."""
-        offsets = self.polytopes.offsets[tasks]
-        best = torch.full(offsets.shape, -torch.inf, dtype=torch.float64)
-        for m in range(offsets.shape[1]):
-            unit = torch.zeros_like(offsets)
-            unit[:, m] = 1.0
-            value = self.bounds.quick(Domains.start(tasks, hidden, unit))
-            best[:, m] = torch.where(offsets[:, m].isinf(), -torch.inf, value)
-        return torch.nn.functional.one_hot(best.argmax(dim=1), offsets.shape[1]).to(torch.float64)
+    def attempt(self, hidden: Sequence[Pair], rounds: int, most: int) -> Attempt:
+        """Split the signs of all cases alike, a limited number of times, and say which cases that proves.
+
+        Args:
+            hidden: proven bounds of the pre-activations, (T, n_l) each, of each case.
+            rounds: how often a domain may be split.
+            most: domains at one time, beyond which nothing more is proven.
+        """
+        before = self.bounded
+        tasks = torch.arange(len(self.case))
+        over_cases = [(low[self.case], high[self.case]) for low, high in hidden]
+        domains = Domains.start(tasks, over_cases, self._first_weights(tasks, over_cases))
+        failed = torch.zeros(len(self.targets.rows), dtype=torch.bool)
+        for number in range(rounds + 1):
+            left, rest, violated = self._bounded(domains, _ATTEMPT_ITERATIONS * (2 if number == 0 else 1))
+            if violated:
+                return Attempt(torch.zeros_like(failed), True, self.bounded - before)
+            # where all signs are known, another split changes nothing
+            failed[self.case[left.task[~left.undecided.any(dim=1)]]] = True
+            index = (~failed[self.case[left.task]]).nonzero()[:, 0]
+            domains, rest = left[index], _selected(rest, index)
+            if not len(domains) or number == rounds or 2 * len(domains) > most or self.over():
+                break
+            domains = domains.halves(self._chosen(domains, rest))
+        failed[self.case[domains.task]] = True
+        return Attempt(~failed, False, self.bounded - before)
+
+    def _bounded(self, work: Domains, iterations: int) -> tuple[Domains, Bounded, bool]:
+        """What is left of some domains, with its bounds, and whether a violation was found there."""
+        parts, kept = [], []
+        for index in torch.arange(len(work)).split(self.batch):
+            part = self.bounds.ascended(work[index], iterations)
+            found = self.bounds.proven(part)
+            self.bounded += len(part)
+            open_ = (~(found.lower > 0)).nonzero()[:, 0]
+            parts.append(part[open_])
+            kept.append(_selected(found, open_))
+            if self._violated(parts[-1], kept[-1]):
+                return parts[-1], kept[-1], True
+        return Domains.joined(parts), _joined(kept), False
+
+    def _first_weights(self, tasks: Tensor, hidden: Sequence[Pair]) -> Tensor:
+        """Weights for the rows of each polytope with which its first bound is large, (D, M)."""
+        offsets, boxes = self.polytopes.offsets[tasks], self.polytopes.boxes[tasks]
+        if offsets.shape[1] == 1:
+            return torch.ones_like(offsets)
+        bounds = ChainBounds.given(self.chain, boxes, hidden, rigorous=False)
+        place = torch.arange(len(tasks))
+        found = [
+            bounds.rows(self.polytopes.rows[tasks, m], place, rigorous=False) for m in range(offsets.shape[1])
+        ]  # fmt: skip
+        margins = torch.stack([lower for lower, _ in found], dim=1) + offsets
+        slopes = torch.stack([slope for _, slope in found], dim=1)
+        return mixed_weights(margins.nan_to_num(-torch.inf), slopes.nan_to_num(0.0), boxes.upper - boxes.lower)
 
     def _violated(self, left: Domains, found: Bounded) -> bool:
         """Try the corners at which the linear bounds are smallest."""
@@ -144,6 +204,13 @@ def _costs(left: Domains, found: Bounded) -> Tensor:
 
 def _selected(found: Bounded, index: Tensor) -> Bounded:
     return Bounded(found.lower[index], found.slopes[index], [c[index] for c in found.trace])
+
+
+def _joined(parts: Sequence[Bounded]) -> Bounded:
+    if len(parts) == 1:
+        return parts[0]
+    trace = [torch.cat(layer) for layer in zip(*(p.trace for p in parts), strict=True)]
+    return Bounded(torch.cat([p.lower for p in parts]), torch.cat([p.slopes for p in parts]), trace)
 
 
 def _taken(waiting: list[Domains], size: int) -> Domains:
