@@ -23,7 +23,7 @@ from torch import Tensor
 
 from geolip_lirpa.errors import SpecificationError
 from geolip_lirpa.margin_sets import MarginSet
-from geolip_lirpa.margin_types import MarginOptions, MarginProblem
+from geolip_lirpa.margin_types import MarginOptions, MarginProblem, RowMargin
 from geolip_lirpa.margins import network_margins, require_served
 from geolip_lirpa.network import Network
 from geolip_lirpa.rounding import Array
@@ -146,7 +146,8 @@ class _Verification:
         worst = self._bound_together(method, cases) if together else self._bound_apart(method, cases)
         self._best[cases] = torch.fmax(self._best[cases], worst)
         self.bound = float(self._best.min())
-        self._credit(method, bool((worst > 0).any()))
+        if method != "combined":  # which credits its parts
+            self._credit(method, bool((worst > 0).any()))
         return cases[~(worst > 0)]
 
     def _bound_together(self, method: str, cases: Tensor) -> Tensor:
@@ -188,14 +189,20 @@ class _Verification:
         real = ~targets.offsets.isinf()
         rows, offsets = targets.rows[real], targets.offsets[real]
         margins = torch.full(targets.offsets.shape, -torch.inf, dtype=torch.float64)
+        bounded: tuple[RowMargin, ...] = ()
         if len(rows):
             box = over_unit_box(self.network, *(torch.from_numpy(end) for end in (case.box.lower, case.box.upper)))
             center = torch.zeros(self.network.input_shape, dtype=torch.float64)
             problem = MarginProblem(box, (MarginSet(center, 1.0, Norm.LINF),), rows[None], offsets[None])
             options = MarginOptions(method, enough=0.0, attack=False, seed=self.options.seed)
-            margins[real] = network_margins(problem, options, over=self._over).lower[0]
+            found = network_margins(problem, options, over=self._over)
+            margins[real], bounded = found.lower[0], found.rows
         margins = torch.where(targets.offsets == torch.inf, torch.inf, margins)
-        return float(_worst(margins)[0])
+        worst = float(_worst(margins)[0])
+        if method == "combined" and worst > 0:
+            for row in bounded:
+                self._credit(row.method, row.lower > 0)
+        return worst
 
     def _split(self, open_cases: Tensor) -> Verdict:
         boxes = self._boxes[open_cases]
@@ -208,9 +215,7 @@ class _Verification:
                 return Verdict.UNSAT
         if self.chain is not None and self._neuron_splitting(self.chain, open_cases):
             return Verdict.UNSAT if self.violation is None else Verdict.SAT
-        worst = self._bound_apart("combined", open_cases)
-        self._credit("combined", bool((worst > 0).any()))
-        left = open_cases[~(worst > 0)]
+        left = self._bounded("combined", open_cases)
         return self._input_splitting(left) if len(left) else Verdict.UNSAT
 
     def _input_splitting(self, cases: Tensor) -> Verdict:

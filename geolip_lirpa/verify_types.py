@@ -76,7 +76,7 @@ class VerifyResult:
             cases and polytopes of the largest margin of a row, before any splitting; positive proves `Verdict.UNSAT`
             alone. None where nothing was bounded.
         seconds: wall time.
-        proved_by: methods that took part in a proof, e.g. ("crown", "splitting").
+        proved_by: methods that took part in a proof, e.g. ("crown", "splitting inputs").
         boxes: input boxes that were bounded, splitting included.
         reason: one line: why it is unknown; empty otherwise.
     """

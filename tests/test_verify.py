@@ -87,6 +87,16 @@ def test_networks_that_are_no_chains(network: Network) -> None:
     assert decided >= 5
 
 
+def test_the_methods_behind_a_proof_are_named() -> None:
+    """Neither halving nor splitting serves a residual network with many inputs; the margins' methods do."""
+    network, box = random_residual(0, width=12), InputBox.of(np.full(12, 0.1), np.full(12, 0.5))
+    specification = single(box, [[1.0, 0.0]], [-1.6])
+    assert verify_network(network, specification, VerifyOptions("crown")).verdict is Verdict.UNKNOWN
+    result = verify_network(network, specification, VerifyOptions(timeout=60.0))
+    assert result.verdict is Verdict.UNSAT and result.bound is not None and result.bound > 0
+    assert result.proved_by and set(result.proved_by) <= set(METHODS) - {"combined"}
+
+
 @given(SEEDS)
 def test_a_network_over_the_unit_cube_covers_the_box(seed: int) -> None:
     rng = np.random.default_rng(seed)
