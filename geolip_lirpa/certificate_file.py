@@ -58,7 +58,16 @@ def _read_region(record: Any) -> LocalScope:
 
 
 def save_certificate(certificate: Certificate, path: str | os.PathLike[str]) -> None:
-    """Write a certificate; the file appears complete or not at all."""
+    """Write a certificate; the file appears complete or not at all.
+
+    Raises:
+        CertificateError: it is none, or the folder does not exist or cannot be written.
+    """
+    if not isinstance(certificate, Certificate):
+        raise CertificateError(
+            f"certificate: got {type(certificate).__name__}; allowed is the Certificate of a LipschitzResult, which is "
+            "None when a row is only numerical. Take a method that proves; margins are written by save_margins."
+        )
     fronts: list[Front] = []
     claims = [claim_record(c, fronts) for c in certificate.claims]
     record: dict[str, Any] = {

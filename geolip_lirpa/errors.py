@@ -42,16 +42,12 @@ class SolverUnavailableError(GeolipError, ImportError):
     """A solver was asked for whose package or licence is missing; names the extra or the licence."""
 
 
-class ClusterError(GeolipError):
-    """Workers or the connection to them were lost before all work was done."""
-
-
 class ClusterUnavailableError(GeolipError, ImportError):
     """Work was to be sent to a cluster whose package is missing; names the extra."""
 
 
 class WorkerError(GeolipError):
-    """A process that shared the work ended before its time, most often for want of memory."""
+    """Processes that shared the work, or the connection to them, were lost before it was done."""
 
 
 class CertificateError(GeolipError):

@@ -41,8 +41,13 @@ def save_margins(certificate: MarginCertificate, path: str | os.PathLike[str]) -
     """Write a certificate; the file appears complete or not at all.
 
     Raises:
-        CertificateError: the folder does not exist or cannot be written.
+        CertificateError: it is none, or the folder does not exist or cannot be written.
     """
+    if not isinstance(certificate, MarginCertificate):
+        raise CertificateError(
+            f"certificate: got {type(certificate).__name__}; allowed is the MarginCertificate of a "
+            "MarginResult, or of a row of radii that is proven. Lipschitz constants are written by save_certificate."
+        )
     fronts: list[Front] = []
     lipschitz = [_lipschitz_record(p, fronts) for p in certificate.lipschitz]
     bounds = [_bound_record(c, fronts) for c in certificate.bounds]

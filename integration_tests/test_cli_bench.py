@@ -110,7 +110,6 @@ def test_compressed_files_are_found(run: Command, tmp_path: Path) -> None:
 
 def test_witnesses_are_written(run: Command, tmp_path: Path) -> None:
     instances = write_instances(tmp_path / "x", [*GOOD[:3], "* sat 7"])
-    (tmp_path / "w").mkdir()
     arguments = (
         "bench",
         instances,
@@ -167,7 +166,7 @@ def test_methods_that_contradict_each_other_end_with_that_code(run: Command, tmp
         (("--backend", "dask", "--scheduler", "nowhere"), ("--scheduler", "'nowhere'", "tcp://host:8786")),
         (("--backend", "dask", "--scheduler", "a:1", "--jobs", 2), ("--jobs",)),
         (("--expected", "nothing.csv"), ("--expected", "nothing.csv")),
-        (("--witnesses", "nowhere"), ("--witnesses", "nowhere")),
+        (("--witnesses", "nowhere/at-all"), ("--witnesses", "nowhere/at-all")),
     ],
 )
 def test_wrong_options(run: Command, tmp_path: Path, options: tuple[object, ...], words: tuple[str, ...]) -> None:

@@ -121,7 +121,6 @@ def test_every_method_writes_certificates_that_are_proven_again(run: Command, tm
 @pytest.fixture
 def proof(run: Command, tmp_path: Path) -> Path:
     """A certificate of the radius of image 1."""
-    (tmp_path / "proofs").mkdir()
     run(*RADIUS, "--images", "1", "--method", "geolip", "--certificates", tmp_path / "proofs")
     return tmp_path / "proofs" / "image-00001.json"
 

@@ -89,7 +89,7 @@ def test_bad_data(run: Command, tmp_path: Path, changed: dict[str, Any], words: 
         (("--json", "--csv"), ("--csv", "--json", "both")),
         (("--final-node", "nowhere"), ("nowhere",)),
         (("--resume", "nowhere/run.jsonl"), ("--resume", "nowhere")),
-        (("--certificates", "nowhere"), ("--certificates", "nowhere", "Create it")),
+        (("--certificates", "nowhere/at-all"), ("--certificates", "nowhere/at-all", "Name another")),
         (("--gap", "0.1"), ("--gap",)),
     ],
 )

@@ -18,18 +18,32 @@ from site_build.pictures import FENCE, picture_of
 
 ROOT = Path(__file__).resolve().parents[1]
 
-#: Pages that are files of the root folder, where other tools look for them.
-ROOT_PAGES = {"contributing.md": "CONTRIBUTING.md", "changelog.md": "CHANGELOG.md"}
+#: Pages that are files outside of docs/, where other tools look for them.
+OUTSIDE_PAGES = {
+    "contributing.md": "CONTRIBUTING.md",
+    "changelog.md": "CHANGELOG.md",
+    "examples.md": "examples/README.md",
+}
+
+# In examples/README.md: files that the site has elsewhere; scripts are named only.
+_EXAMPLE_LINKS = (
+    (r"\]\(\.\./docs/", "]("),
+    (r"\[README\]\(\.\./README\.md\)", "[start page](index.md)"),
+    (r"\[(\w+\.py)\]\(\w+\.py\)", r"`examples/\1`"),
+    (r"\]\(pictures/", "](assets/examples/"),
+)
 
 #: The one file of MathJax that draws formulas as SVG, without fonts, from the package django-static-mathjax.
 MATHJAX = "mathjax/static/mathjax/es5/tex-svg.js"
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the pages of the root folder, MathJax and the files of the site's looks."""
-    for page, name in ROOT_PAGES.items():
+    """Add the pages outside of docs/, their pictures, MathJax and the files of the site's looks."""
+    for page, name in OUTSIDE_PAGES.items():
         text = (ROOT / name).read_text(encoding="utf-8").replace("](docs/", "](")
-        files.append(File.generated(config, page, content=text))
+        files.append(File.generated(config, page, content=_with_links(text) if page == "examples.md" else text))
+    for picture in sorted((ROOT / "examples" / "pictures").iterdir()):
+        files.append(File.generated(config, f"assets/examples/{picture.name}", abs_src_path=str(picture)))
     for name in ("site.css", "formulas.js"):
         files.append(File.generated(config, f"assets/{name}", abs_src_path=str(ROOT / "site_build" / name)))
     files.append(File.generated(config, "assets/tex-svg.js", abs_src_path=str(_mathjax())))
@@ -46,6 +60,12 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
         return f'<figure class="diagram" markdown="0">{picture.read_text(encoding="utf-8").strip()}</figure>'
 
     return FENCE.sub(drawn, markdown)
+
+
+def _with_links(text: str) -> str:
+    for pattern, replacement in _EXAMPLE_LINKS:
+        text = re.sub(pattern, replacement, text)
+    return text
 
 
 def _mathjax() -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from geolip_lirpa.certificate_file import load_certificate, save_certificate
 from geolip_lirpa.certificate_records import digest
 from geolip_lirpa.errors import CertificateError
 from geolip_lirpa.lipschitz_types import LipschitzOptions, LipschitzProblem
+from geolip_lirpa.margin_file import save_margins
 from geolip_lirpa.network import Network
 from geolip_lirpa.network_lipschitz import global_problem, network_lipschitz
 from geolip_lirpa.types import Norm, OutputNorm
@@ -197,3 +199,12 @@ def test_regions_without_inputs_are_refused(shape: list[int], norm: str, tmp_pat
     path.write_text(json.dumps(record))
     with pytest.raises(CertificateError, match="region"):
         load_certificate(path)
+
+
+def test_what_is_no_certificate_is_not_written(tmp_path: Path) -> None:
+    nothing: Any = None
+    with pytest.raises(CertificateError, match="got NoneType; allowed is the Certificate of"):
+        save_certificate(nothing, tmp_path / "c.json")
+    with pytest.raises(CertificateError, match="got NoneType; allowed is the MarginCertificate of"):
+        save_margins(nothing, tmp_path / "c.json")
+    assert not list(tmp_path.iterdir())

@@ -7,7 +7,6 @@ import re
 from collections.abc import Callable
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -65,12 +64,6 @@ def solver_unavailable(patch: Patch) -> None:
     cvxpy_backend.CvxpySolver("MOSEK").solve([lipschitz_instance(random_mlp(0, (4, 6, 1)))])
 
 
-def cluster_error(patch: Patch) -> None:
-    lost: Any = SimpleNamespace(status="lost")
-    job: Any = None
-    bench_backends._result(lost, job, "tcp://10.0.0.1:8786")
-
-
 def cluster_unavailable(patch: Patch) -> None:
     imported = builtins.__import__
 
@@ -107,7 +100,6 @@ EXAMPLES: dict[str, Callable[[Patch], None]] = {
     "VnnlibError": vnnlib_error,
     "SolverError": solver_error,
     "SolverUnavailableError": solver_unavailable,
-    "ClusterError": cluster_error,
     "ClusterUnavailableError": cluster_unavailable,
     "WorkerError": worker_error,
     "CertificateError": certificate_error,

@@ -6,7 +6,6 @@ Place in the data flow: level 12, ``command line -> BenchRequest -> results file
 from __future__ import annotations
 
 import math
-import os
 import re
 from pathlib import Path
 from typing import Annotated
@@ -16,7 +15,7 @@ import typer
 from geolip_lirpa.cli import bench_request
 from geolip_lirpa.cli.bench_request import METHODS, BenchRequest
 from geolip_lirpa.cli.options import Debug, Json, Quiet, choice
-from geolip_lirpa.cli.paths import require_file, require_writable
+from geolip_lirpa.cli.paths import require_file, require_folder, require_writable
 from geolip_lirpa.errors import SpecificationError
 
 BACKENDS = ("loky", "dask")
@@ -35,13 +34,21 @@ Out = Annotated[
     Path,
     typer.Option("--out", metavar="RESULTS", help="CSV file of results; the same command goes on where it ends."),
 ]
+
+
+def _completed_methods(incomplete: str) -> list[str]:
+    """The list so far with each method that may follow its last comma."""
+    before = incomplete[: incomplete.rfind(",") + 1]
+    return [before + name for name in METHODS if name not in before.split(",")]
+
+
 Methods = Annotated[
     str,
     typer.Option(
         "--methods",
         metavar="LIST",
         help=f"Methods, separated by commas: {', '.join(METHODS)}.",
-        autocompletion=lambda: list(METHODS),
+        autocompletion=_completed_methods,
     ),
 ]
 Timeout = Annotated[
@@ -111,8 +118,7 @@ def bench_command(
     require_writable("--out", out)
     if expected is not None:
         require_file("--expected", expected)
-    if witnesses is not None and not (witnesses.is_dir() and os.access(witnesses, os.W_OK)):
-        raise SpecificationError(f"--witnesses: {witnesses} is no writable folder. Create it first.")
+    require_folder("--witnesses", witnesses)
     request = BenchRequest(
         instances=instances,
         out=out,

@@ -17,7 +17,7 @@ from typing import Any
 
 from geolip_lirpa.cli.bench_job import Finished, Job, failed, work
 from geolip_lirpa.cli.processes import without_interrupts
-from geolip_lirpa.errors import ClusterError, ClusterUnavailableError, SpecificationError
+from geolip_lirpa.errors import ClusterUnavailableError, SpecificationError, WorkerError
 
 BACKENDS = ("loky", "dask")
 _CONNECT = "10s"
@@ -40,7 +40,7 @@ def finished_jobs(
     Raises:
         ClusterUnavailableError: Dask is not installed.
         SpecificationError: the scheduler cannot be reached.
-        ClusterError: its connection was lost, or the pool broke again and again.
+        WorkerError: its connection was lost, or the pool broke again and again.
     """
     if backend == "dask":
         return _on_dask(jobs, scheduler or "")
@@ -67,7 +67,7 @@ def _on_loky(jobs: Sequence[Job], workers: int) -> Generator[Finished, None, Non
             # a worker, not what it supervises, was killed from outside
             restarts += 1
             if restarts > _MOST_RESTARTS:
-                raise ClusterError(
+                raise WorkerError(
                     f"--jobs: worker processes were killed {restarts} times in a row ({str(error).splitlines()[0]}). "
                     "Pass fewer --jobs, and repeat the command: finished rows are kept."
                 ) from None
@@ -154,7 +154,7 @@ def _result(future: Any, job: Job, scheduler: str) -> Finished:
         # the worker went down again and again, or has another version of this package
         error = future.exception()
         return failed(job, f"worker: {type(error).__name__}: {error}")
-    raise ClusterError(
+    raise WorkerError(
         f"--scheduler: the connection to {scheduler} was lost. Repeat the command when the scheduler runs again: "
         "finished rows are kept."
     ) from CancelledError()

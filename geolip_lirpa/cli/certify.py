@@ -6,7 +6,6 @@ Place in the data flow: level 12, ``command line -> CertifyRequest -> margins or
 from __future__ import annotations
 
 import math
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -15,7 +14,7 @@ import typer
 
 from geolip_lirpa.cli.certify_request import BOUNDS, LARGEST, METHODS, SOLVERS, CertifyRequest
 from geolip_lirpa.cli.options import Debug, FinalNode, Jobs, Json, Logits, Model, Quiet, Threads, choice, norm_option
-from geolip_lirpa.cli.paths import require_file, require_picture, require_writable
+from geolip_lirpa.cli.paths import require_file, require_folder, require_picture, require_writable
 from geolip_lirpa.cli.rows import parse_rows
 from geolip_lirpa.cli.threads import use_threads
 from geolip_lirpa.errors import SpecificationError
@@ -86,7 +85,10 @@ Resume = Annotated[
 Certificates = Annotated[
     Path | None,
     typer.Option(
-        "--certificates", metavar="FOLDER", help="Write a proof of each image into a folder.", rich_help_panel=_OUTPUT
+        "--certificates",
+        metavar="FOLDER",
+        help="Write a proof of each image into a folder, which is made.",
+        rich_help_panel=_OUTPUT,
     ),
 ]
 Plot = Annotated[
@@ -204,8 +206,7 @@ def _request(
     require_file("DATA", data)
     if resume is not None:
         require_writable("--resume", resume)
-    if certificates is not None and not (certificates.is_dir() and os.access(certificates, os.W_OK)):
-        raise SpecificationError(f"--certificates: {certificates} is no writable folder. Create it first.")
+    require_folder("--certificates", certificates)
     return CertifyRequest(
         model=model,
         data=data,

@@ -24,7 +24,7 @@ from geolip_lirpa.cli.exit_codes import ExitCode
 from geolip_lirpa.cli.images import Images, read_images
 from geolip_lirpa.cli.journal import Journal
 from geolip_lirpa.cli.models import load_model
-from geolip_lirpa.cli.paths import write_file
+from geolip_lirpa.cli.paths import made_folder, write_file
 from geolip_lirpa.cli.processes import in_processes, process_count
 from geolip_lirpa.cli.subjects import subject_metadata
 from geolip_lirpa.cli.terminal import only_results_on_stdout, print_note, print_result, print_text, progress_bar
@@ -222,7 +222,7 @@ class _Run:
     def _written(self, index: int, certificate: MarginCertificate) -> str | None:
         if self.request.certificates is None:
             return None
-        path = self.request.certificates / f"image-{index:05d}.json"
+        path = made_folder("--certificates", self.request.certificates) / f"image-{index:05d}.json"
         metadata = subject_metadata(self.subject) | {"versions": dict(self.versions), "image": index}
         save_margins(replace(certificate, metadata=metadata), path)
         return str(path)

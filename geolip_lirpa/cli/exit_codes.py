@@ -8,7 +8,6 @@ from __future__ import annotations
 import enum
 
 from geolip_lirpa.errors import (
-    ClusterError,
     ClusterUnavailableError,
     GeolipError,
     HostUnavailableError,
@@ -47,6 +46,6 @@ def exit_code_of(error: GeolipError) -> ExitCode:
     """The exit code of an error that ends a command (a refused certificate is `check`'s own business)."""
     if isinstance(error, (SolverUnavailableError, HostUnavailableError, ClusterUnavailableError)):
         return ExitCode.UNAVAILABLE
-    if isinstance(error, (SolverError, ClusterError, WorkerError)):
+    if isinstance(error, (SolverError, WorkerError)):
         return ExitCode.NOT_PROVEN
     return ExitCode.BAD_INPUT

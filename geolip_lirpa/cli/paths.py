@@ -44,6 +44,34 @@ def require_writable(option: str, path: Path) -> None:
         raise SpecificationError(f"{option}: {path} cannot be written. Name a file in a writable folder.")
 
 
+def require_folder(option: str, folder: Path | None) -> None:
+    """Refuse a path at which no folder of files to write is or can be made; None is none.
+
+    Raises:
+        SpecificationError: names the option and the path.
+    """
+    if folder is None:
+        return
+    place = folder if folder.exists() else folder.parent
+    if not place.is_dir() or not os.access(place, os.W_OK):
+        raise SpecificationError(f"{option}: {folder} is no writable folder and cannot be made one. Name another one.")
+
+
+def made_folder(option: str, folder: Path) -> Path:
+    """The folder, which is made unless it exists.
+
+    Raises:
+        SpecificationError: names the option and the path.
+    """
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise SpecificationError(
+            f"{option}: {folder} cannot be made a folder ({error.strerror}). Name another one."
+        ) from None
+    return folder
+
+
 def require_picture(option: str, path: Path | None) -> None:
     """Refuse a path at which no picture can be written; None is none to write.
 

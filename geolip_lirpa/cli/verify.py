@@ -6,7 +6,6 @@ Place in the data flow: level 12, ``command line -> VerifyRequest -> child proce
 from __future__ import annotations
 
 import math
-import os
 import time
 from pathlib import Path
 from typing import Annotated
@@ -15,7 +14,7 @@ import typer
 
 from geolip_lirpa.cli.certify_request import METHODS
 from geolip_lirpa.cli.options import Debug, Threads, choice
-from geolip_lirpa.cli.paths import require_file, require_writable
+from geolip_lirpa.cli.paths import require_file, require_folder, require_writable
 from geolip_lirpa.cli.threads import thread_count
 from geolip_lirpa.cli.verify_request import VerifyRequest, parse_network
 from geolip_lirpa.errors import SpecificationError
@@ -94,7 +93,7 @@ def verify_command(
     if witness is not None:
         require_writable("--witness", witness)
     if assignments is not None:
-        _require_creatable(assignments)
+        require_folder("--serialise-assignments", assignments)
     request = VerifyRequest(
         specification=specification,
         model=model,
@@ -111,16 +110,3 @@ def verify_command(
     from geolip_lirpa.cli.verify_run import run_verify
 
     return run_verify(request, begin)
-
-
-def _require_creatable(folder: Path) -> None:
-    """Refuse a path at which no folder is or can be made.
-
-    Raises:
-        SpecificationError: names the option and the path.
-    """
-    place = folder if folder.exists() else folder.parent
-    if not place.is_dir() or not os.access(place, os.W_OK):
-        raise SpecificationError(
-            f"--serialise-assignments: {folder} is no writable folder and cannot be made one. Name another one."
-        )

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from geolip_lirpa.cli.exit_codes import ExitCode
-from geolip_lirpa.cli.paths import write_file
+from geolip_lirpa.cli.paths import made_folder, write_file
 from geolip_lirpa.cli.terminal import print_error, print_note, print_text, waiting
 from geolip_lirpa.cli.verify_request import VerifyAnswer, VerifyRequest
 from geolip_lirpa.cli.verify_work import verified
@@ -90,7 +90,7 @@ def _deliver(request: VerifyRequest, answer: VerifyAnswer, seconds: float) -> No
 
 
 def _write_tensors(folder: Path, tensors: tuple[tuple[str, bytes], ...]) -> None:
-    folder.mkdir(exist_ok=True)
+    made_folder("--serialise-assignments", folder)
     for name, content in tensors:
         write_file("--serialise-assignments", folder / name, content)
 
