@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from result_files import METHODS, result, write_expected, write_results
 
 from geolip_lirpa.cli import main
+from geolip_lirpa.report.bench_rows import csv_header, csv_line
 
 WIDTHS = (1280, 390)
 COUNT = 70
@@ -130,6 +132,15 @@ def test_contradictions_are_marked_and_found(shown: Any) -> None:
     choose(shown, "verdict", "!")
     assert column(shown, "Verdict") == ["sat ✗ wrong"] * 3 and column(shown, "Expected") == ["unsat"] * 3
     assert shown.execute_script("return document.querySelectorAll('#table tr.wrong').length") == 3
+
+
+def test_folders_tell_twins_apart(browser: Any, tmp_path: Path) -> None:
+    rows = [replace(result(0, "crown"), vnnlib=f"{folder}/p0.vnnlib.gz") for folder in ("1.0", "2.0", "vnnlib")]
+    (tmp_path / "r.csv").write_text(csv_header() + "".join(map(csv_line, rows)))
+    assert main(["compare", str(tmp_path / "r.csv"), "--report", str(tmp_path / "page.html"), "--csv"]) == 0
+    browser.get((tmp_path / "page.html").as_uri())
+    assert column(browser, "Specification") == ["1.0/p0", "2.0/p0", "p0"]
+    assert set(column(browser, "Network")) == {"net_0"}
 
 
 def choose(browser: Any, name: str, value: str) -> None:

@@ -22,6 +22,8 @@ from geolip_lirpa.report.decimals import round_down
 
 # Names of instances in a list that unfolds; all of them are in the table.
 _MOST_NAMES = 60
+# Folders that say nothing about their files, here and in comparison.js.
+_PLAIN_FOLDERS = ("/", ".", "onnx", "vnnlib")
 
 
 def comparison_page(comparison: Comparison, title: str, version: str) -> str:
@@ -145,6 +147,11 @@ def _count(value: int) -> str:
 
 def _short(row: BenchRow) -> str:
     """An instance in few words."""
-    names = [PurePosixPath(path.replace("\\", "/")).name for path in (row.onnx, row.vnnlib)]
-    plain = [name.removesuffix(".gz").removesuffix(".onnx").removesuffix(".vnnlib") for name in names]
-    return f"{plain[0]} · {plain[1]}"
+    return f"{_name(row.onnx)} · {_name(row.vnnlib)}"
+
+
+def _name(path: str) -> str:
+    """A file's name without suffixes, with its folder where that says more than what kind of files it has."""
+    *folders, name = PurePosixPath(path.replace("\\", "/")).parts[-2:]
+    plain = name.removesuffix(".gz").removesuffix(".onnx").removesuffix(".vnnlib")
+    return "/".join([folder for folder in folders if folder not in _PLAIN_FOLDERS] + [plain])

@@ -4,7 +4,9 @@
   const PAGE = 100;
   const FLAGS = ["", "wrong", "doubtful"];
   const text = (place) => (row) => data.strings[row[place]];
-  const base = (path) => path.replace(/\\/g, "/").split("/").pop().replace(/(\.onnx|\.vnnlib)?(\.gz)?$/, "");
+  // the folder, too, where it says more than what kind of files it has
+  const base = (path) => path.replace(/\\/g, "/").replace(/(\.onnx|\.vnnlib)?(\.gz)?$/, "").split("/").slice(-2)
+    .filter((name, place, names) => place === names.length - 1 || !["", ".", "onnx", "vnnlib"].includes(name)).join("/");
   const columns = [
     { name: "Benchmark", value: text(0), kind: "long" },
     { name: "Network", value: text(1), show: base, kind: "long" },
