@@ -93,6 +93,7 @@ def test_version_one(text: str, message: str) -> None:
         (TWO + "(assert (<= Y[0] 1e-320))", "6: got 1e-320; allowed are 0 and magnitudes"),
         (TWO + "(assert (<= Y[0] 1e2000))", "6: got '1e2000'; allowed are exponents"),
         (TWO + "(assert (<= Y[0] \x00))", "6: got '\\x00'"),
+        (TWO + "(assert (= Y[0] 1.0))", "6: got '='; allowed are the symbols of VNN-LIB 2.0. Write =="),
         (TWO + "(assert " + "(and " * 200_000, "6: got more than 100 nested parentheses"),
         (TWO + "(declare-const X_0 Real)", "6: got declare-const; allowed are"),
         (DECLARED + INPUT.replace("Real", "int8") + OUTPUT + ASSERTED, "3: X has elements of type int8"),

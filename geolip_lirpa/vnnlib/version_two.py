@@ -132,7 +132,8 @@ class _Writer:
         elif kind == "indices" and self.recent[1] == "float64" and re.search(r"\b0+\b", token):
             raise self._error(match, f"got the shape {token}; allowed are positive sizes. Correct it.")
         elif kind == "other" or (kind == "indices" and re.search("[0-9]{10}", token)):
-            raise self._error(match, f"got {token[:40]!r}; allowed are the symbols of VNN-LIB 2.0. Remove it.")
+            advice = "Write == for equality." if token == "=" else "Remove it."
+            raise self._error(match, f"got {token[:40]!r}; allowed are the symbols of VNN-LIB 2.0. {advice}")
         elif kind == "version" and token != "<2.0>":
             raise self._error(match, f"got version {token}; allowed is (vnnlib-version <2.0>). Convert the file.")
         if kind == "word":
