@@ -43,6 +43,8 @@ from geolip_lirpa.violations import Judge, Replay, Violation
 
 # starts of an attack and steps from each, and how many gradients it may cost
 _STARTS, _STEPS, _SEARCH = 16, 40, 50_000
+# random points of which one is a start where few inputs vary
+_DRAWN = 128
 # variables of all pointwise programs together up to which they are solved before neurons are split: a second or two
 _SMALL_PROGRAMS = 400
 # entries of a chain's matrices up to which it computes outputs faster than the network itself
@@ -136,7 +138,9 @@ class _Verification:
         targets = self._targets
         count = max(1, int((targets.offsets != torch.inf).any(dim=2).sum()))
         starts = max(2, min(_STARTS, _SEARCH // (_STEPS * count)))
-        options = search.SearchOptions(starts, _STEPS if len(cases) < 1000 else _STEPS // 4, self.options.seed)
+        drawn = _DRAWN if self._varying(self._boxes) <= FEW_INPUTS and starts == _STARTS else 1
+        steps = _STEPS if len(cases) < 1000 else _STEPS // 4
+        options = search.SearchOptions(starts, steps, drawn, self.options.seed)
         found = search.candidates(self._forward, lower, upper, targets, options, self._over)
         return any(self._confirmed(point, case) for point, case in found)
 
@@ -205,9 +209,7 @@ class _Verification:
         return worst
 
     def _split(self, open_cases: Tensor) -> Verdict:
-        boxes = self._boxes[open_cases]
-        varying = int(((boxes.upper > boxes.lower).sum(dim=1)).max())
-        if varying <= FEW_INPUTS:
+        if self._varying(self._boxes[open_cases]) <= FEW_INPUTS:
             return self._input_splitting(open_cases)
         if self.chain is not None and len(open_cases) * sum(self.chain.sizes) <= _SMALL_PROGRAMS:
             open_cases = self._bounded("sdp", open_cases)
@@ -253,6 +255,11 @@ class _Verification:
         return found.proven or found.violated
 
     # -- tools -------------------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def _varying(boxes: Boxes) -> int:
+        """Largest number of inputs that vary in a box."""
+        return int((boxes.upper > boxes.lower).sum(dim=1).max())
 
     def _confirmed(self, point: Tensor, case: int) -> bool:
         self.violation = self.judge.accepted(point.detach().numpy().astype(np.float64), case)

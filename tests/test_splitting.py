@@ -23,6 +23,7 @@ from geolip_lirpa.splitting.network_bounds import NetworkBounds
 from geolip_lirpa.splitting.neurons import NeuronSplitting
 from geolip_lirpa.splitting.relu_chain import ReluChain, relu_chain
 from geolip_lirpa.splitting.row_weights import mixed_weights
+from geolip_lirpa.splitting.search import SearchOptions, candidates
 from geolip_lirpa.splitting.targets import Targets
 from tests.networks import random_convnet, random_mlp, random_residual
 from tests.specification_cases import chain_of, dense_inputs, depth, random_specification
@@ -294,6 +295,27 @@ def test_rows_that_only_together_exclude_a_violation() -> None:
 
     assert not search(None).proven
     assert search(FewSigns(chain, targets, reject, never)).proven
+
+
+@pytest.mark.parametrize(("drawn", "finds"), [(1, False), (128, True)])
+def test_violations_on_faces_are_found_where_gradients_vanish(drawn: int, finds: bool) -> None:
+    """Unsafe is x_0 >= 0.999 with x_1 in the middle fifth; elsewhere the outputs are constant."""
+    layers = [
+        (
+            "first",
+            linear_operator(torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, -1.0]]), torch.tensor([-0.99, -0.5, 0.5])),
+        ),
+        ("relu", ReLU()),
+        ("second", linear_operator(torch.tensor([[1.0, 0.0, 0.0], [0.0, -1.0, -1.0]]), torch.tensor([0.0, 0.1]))),
+        ("relu again", ReLU()),
+        ("last", linear_operator(torch.eye(2), torch.zeros(2))),
+    ]
+    chain = chain_of(sequential((2,), layers))
+    case = Case(InputBox.of(np.zeros(2), np.ones(2)), (Polytope.of(-np.eye(2), np.array([-0.009, -0.01])),))
+    low, high, targets = torch.zeros((1, 2)).double(), torch.ones((1, 2)).double(), Targets.of((case,), 2)
+    found = list(candidates(chain.forward, low, high, targets, SearchOptions(drawn=drawn), never))
+    assert bool(found) == finds
+    assert all(point[0] >= 0.998 and abs(point[1] - 0.5) < 0.1 for point, _ in found)
 
 
 def test_halves_cover_the_box_and_end_where_doubles_end() -> None:

@@ -2,7 +2,10 @@ r"""Search of violations: projected gradient descent in many boxes at once.
 
 Place in the data flow: level 7, ``forward + boxes + Targets -> candidates``. Untrusted: `violations` judges candidates.
 For each polytope the largest row :math:`\max_i A_i f(x) - b_i` is minimised; steps are signs of the gradient times a
-shrinking part of each input's own width, from the middle and from random points (arXiv:1706.06083).
+shrinking part of each input's own width, from the middle and from random points (arXiv:1706.06083). Violations often
+lie at ends of some inputs and anywhere between those of others, so corners, points of the interior and points of faces
+take turns. With few inputs the best of many such points is the start: on some networks gradients far from a violation
+vanish or lead elsewhere.
 """
 
 from __future__ import annotations
@@ -29,11 +32,13 @@ class SearchOptions:
     Args:
         starts: for each polytope, the middle among them.
         steps: from each start.
+        drawn: random points of which one is a start.
         seed: of the random points.
     """
 
     starts: int = 16
     steps: int = 40
+    drawn: int = 1
     seed: int = 0
 
 
@@ -70,7 +75,7 @@ def candidates(
                 targets.offsets[case[index], group[index]],
             )  # fmt: skip
             number = start + torch.arange(count).repeat_interleave(len(part))
-            found, points = problem.descended(number, options.steps, generator)
+            found, points = problem.descended(problem.starts(number, options.drawn, generator), options.steps)
             yield from ((points[i], int(case[index[i]])) for i in found.nonzero()[:, 0].tolist())
 
 
@@ -84,9 +89,8 @@ class _Problem:
     rows: Tensor
     offsets: Tensor
 
-    def descended(self, start: Tensor, steps: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Which descents reached their polytope, and their best points; ends soon after the first one."""
-        x = self._start(start, generator)
+    def descended(self, x: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+        """Which descents from points (P, n0) reached their polytope, and the best points; ends soon after the first."""
         width = self.upper - self.lower
         best, kept = torch.full((len(x),), torch.inf, dtype=torch.float64), x
         patience = _PATIENCE
@@ -102,17 +106,37 @@ class _Problem:
             x = torch.minimum(torch.maximum(x - length * width * gradient.sign(), self.lower), self.upper)
         return best <= 0, kept
 
-    def _start(self, start: Tensor, generator: torch.Generator) -> Tensor:
-        """The middle first, then random points and corners in turn: violations of boxes often lie there."""
-        share = torch.rand(self.lower.shape, dtype=torch.float64, generator=generator)
-        share = torch.where((start % 2 == 0)[:, None], share.round(), share)
-        share = torch.where((start == 0)[:, None], 0.5, share)
+    def starts(self, number: Tensor, drawn: int, generator: torch.Generator) -> Tensor:
+        """The middles for start 0, else the best of some random points, (P, n0).
+
+        Args:
+            number: (P,) of each row's start, which says what kind of points are drawn for it.
+            drawn: how many.
+            generator: of random numbers.
+        """
+        best, kept = torch.full((len(number),), torch.inf, dtype=torch.float64), self._points(number, generator)
+        for _ in range(drawn if drawn > 1 else 0):
+            tried = self._points(number, generator)
+            value = self._values(tried).amax(dim=1).nan_to_num(torch.inf)
+            better = value < best
+            best, kept = torch.where(better, value, best), torch.where(better[:, None], tried, kept)
+        return kept
+
+    def _points(self, number: Tensor, generator: torch.Generator) -> Tensor:
+        """Corners, points of the interior and points of faces in turn."""
+        share, where = torch.rand((2, *self.lower.shape), dtype=torch.float64, generator=generator)
+        kind = (number % 3)[:, None]
+        share = torch.where((kind == 1) | ((kind == 2) & (where < 0.5)), share.round(), share)
+        share = torch.where((number == 0)[:, None], 0.5, share)
         return torch.minimum(torch.maximum(self.lower + share * (self.upper - self.lower), self.lower), self.upper)
+
+    def _values(self, x: Tensor) -> Tensor:
+        """Rows with their offsets at points (P, n0): (P, M)."""
+        return torch.einsum("pmo,po->pm", self.rows, self.forward(x)) + self.offsets
 
     def _gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
         points = x.detach().requires_grad_(True)
         with torch.enable_grad():
-            values = torch.einsum("pmo,po->pm", self.rows, self.forward(points)) + self.offsets
-            worst = values.amax(dim=1)
+            worst = self._values(points).amax(dim=1)
             (gradient,) = torch.autograd.grad(worst.sum(), points)
         return worst.detach().nan_to_num(torch.inf), gradient.nan_to_num(0.0, 0.0, 0.0)
