@@ -277,7 +277,7 @@ class _Verification:
             raise _TimeOverError
 
     def _forward(self, points: Tensor) -> Tensor:
-        if self.chain is not None and sum(step.weight.numel() for step in self.chain.steps) <= _SMALL_CHAIN:
+        if self.chain is not None and sum(step.weight.entries for step in self.chain.steps) <= _SMALL_CHAIN:
             return self.chain.forward(points)
         shaped = points.to(torch.float32).reshape(-1, *self.network.input_shape)
         return self._single.forward(shaped).to(torch.float64)

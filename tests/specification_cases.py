@@ -64,7 +64,7 @@ def linear_pieces(chain: ReluChain) -> Iterator[tuple[Array, Array, Array, Array
         matrix, constant = np.eye(chain.sizes[0]), np.zeros(chain.sizes[0])
         rows, limits, first = [np.zeros((0, chain.sizes[0]))], [np.zeros(0)], 0
         for size, step in zip(sizes, chain.steps[:-1], strict=True):
-            weight, bias = step.weight.numpy(), step.bias.numpy()
+            weight, bias = step.weight.matrix.numpy(), step.bias.numpy()
             matrix, constant = weight @ matrix, weight @ constant + bias
             on = np.array(pattern[first : first + size])
             first += size
@@ -73,7 +73,7 @@ def linear_pieces(chain: ReluChain) -> Iterator[tuple[Array, Array, Array, Array
             limits.append(-sign * constant)
             matrix, constant = on[:, None] * matrix, on * constant
         last = chain.steps[-1]
-        weight, bias = last.weight.numpy(), last.bias.numpy()
+        weight, bias = last.weight.matrix.numpy(), last.bias.numpy()
         yield np.vstack(rows), np.concatenate(limits), weight @ matrix, weight @ constant + bias
 
 

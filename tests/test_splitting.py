@@ -14,6 +14,7 @@ from scipy.optimize import linprog
 from geolip_lirpa.activations import ReLU, Tanh
 from geolip_lirpa.network import Network, linear_operator, sequential
 from geolip_lirpa.specification import Case, InputBox, Polytope, Specification
+from geolip_lirpa.splitting import products
 from geolip_lirpa.splitting.chain_bounds import Boxes, ChainBounds, relu_lines
 from geolip_lirpa.splitting.domain_bounds import DomainBounds, Polytopes
 from geolip_lirpa.splitting.domains import Domains
@@ -21,6 +22,7 @@ from geolip_lirpa.splitting.few_signs import FewSigns
 from geolip_lirpa.splitting.inputs import Bounder, InputSplitting, SplitResult
 from geolip_lirpa.splitting.network_bounds import NetworkBounds
 from geolip_lirpa.splitting.neurons import NeuronSplitting
+from geolip_lirpa.splitting.products import Product
 from geolip_lirpa.splitting.relu_chain import ReluChain, relu_chain
 from geolip_lirpa.splitting.row_weights import mixed_weights
 from geolip_lirpa.splitting.search import SearchOptions, candidates
@@ -49,6 +51,14 @@ def by_network(network: Network) -> Bounder:
     return lambda boxes, known: NetworkBounds(network, boxes, known)
 
 
+def chain_by(network: Network, sparse: bool) -> ReluChain:
+    """The chain with sparse or with dense products, whatever the sizes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(products, "_LARGE", 0 if sparse else 2**60)
+        patch.setattr(products, "_SPARSE", 1.0)
+        return chain_of(network)
+
+
 def never() -> bool:
     return False
 
@@ -58,6 +68,23 @@ def test_a_chain_is_the_network(seed: int) -> None:
     network = random_mlp(seed, (4, 7, 5, 3))
     x = torch.randn((20, 4), dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
     assert torch.allclose(chain_of(network).forward(x), network.forward(x), rtol=1e-13, atol=1e-13)
+
+
+@given(SEEDS, st.sampled_from([0.0, 0.02, 0.5]))
+def test_products_are_those_of_the_matrix(seed: int, share: float) -> None:
+    """Sparse and dense ones, from both sides, with gradients."""
+    rng = np.random.default_rng(seed)
+    matrix = torch.from_numpy(rng.normal(size=(130, 140)) * (rng.random((130, 140)) < share))
+    product, rows = Product(matrix), torch.from_numpy(rng.normal(size=(7, 130)))
+    assert (product.entries < 2000) == (share < 0.1)
+    columns, weights = torch.from_numpy(rng.normal(size=(7, 140))), torch.from_numpy(rng.normal(size=(7, 140)))
+    rows.requires_grad_(True), columns.requires_grad_(True)
+    assert torch.allclose(product.back(rows), rows @ matrix, rtol=1e-12, atol=1e-12)
+    assert torch.allclose(product.forth(columns), columns @ matrix.T, rtol=1e-12, atol=1e-12)
+    (found,) = torch.autograd.grad((product.back(rows) * weights).sum(), rows)
+    assert torch.allclose(found, weights @ matrix.T, rtol=1e-12, atol=1e-12)
+    (found,) = torch.autograd.grad((product.forth(columns) * (weights @ matrix.T).detach()).sum(), columns)
+    assert torch.allclose(found, weights @ matrix.T @ matrix, rtol=1e-12, atol=1e-12)
 
 
 def test_convolutions_become_a_chain() -> None:
@@ -71,9 +98,9 @@ def test_other_networks_are_no_chains() -> None:
     assert relu_chain(random_mlp(0, (3, 4, 2), Tanh())) is None
 
 
-@given(SEEDS, st.sampled_from([0.05, 0.5, 2.0]))
-def test_bounds_enclose_neurons_and_rows(seed: int, reach: float) -> None:
-    chain = chain_of(random_mlp(seed, (4, 8, 8, 6, 3)))
+@given(SEEDS, st.sampled_from([0.05, 0.5, 2.0]), st.booleans())
+def test_bounds_enclose_neurons_and_rows(seed: int, reach: float, sparse: bool) -> None:
+    chain = chain_by(random_mlp(seed, (4, 8, 8, 6, 3)), sparse)
     specification = random_specification(seed, 4, 3, cases=3, reach=reach)
     boxes, box = boxes_of(specification), torch.arange(3)
     bounds = ChainBounds.refined(chain, boxes)
@@ -84,7 +111,7 @@ def test_bounds_enclose_neurons_and_rows(seed: int, reach: float) -> None:
         x = dense_inputs(case.box, 500, seed)
         values = x
         for l, step in enumerate(chain.steps[:-1]):
-            values = values @ step.weight.T + step.bias
+            values = values @ step.weight.matrix.T + step.bias
             for found in (bounds, again):
                 assert (values >= found.hidden[l][0][number] - 1e-12).all()
                 assert (values <= found.hidden[l][1][number] + 1e-12).all()
@@ -96,8 +123,8 @@ def test_bounds_enclose_neurons_and_rows(seed: int, reach: float) -> None:
         assert (at >= (x - ends) @ slopes[number] + lower[number] - 1e-9).all()
 
 
-@given(SEEDS)
-def test_rounding_is_charged(seed: int) -> None:
+@given(SEEDS, st.booleans())
+def test_rounding_is_charged(seed: int, sparse: bool) -> None:
     """Where nothing is relaxed the exact minimum is a sum of fractions; the bound may not exceed it."""
     rng = np.random.default_rng(seed)
     weights = [rng.normal(size=(6, 5)) * 10.0 ** rng.integers(-6, 7, (6, 5)), rng.normal(size=(1, 6))]
@@ -110,7 +137,8 @@ def test_rounding_is_charged(seed: int) -> None:
     network = sequential((5,), [("first", operations[0]), ("relu", ReLU()), ("last", operations[1])])
     low = rng.uniform(-1, 0, 5)
     high = low + rng.uniform(0, 1, 5)
-    bounds = ChainBounds.refined(chain_of(network), Boxes(torch.from_numpy(low[None]), torch.from_numpy(high[None])))
+    boxes = Boxes(torch.from_numpy(low[None]), torch.from_numpy(high[None]))
+    bounds = ChainBounds.refined(chain_by(network, sparse), boxes)
     lower, _ = bounds.rows(torch.ones((1, 1), dtype=torch.float64), torch.tensor([0]))
     exact = Fraction(float(biases[1][0])) + sum(
         Fraction(float(weights[1][0, i])) * Fraction(float(biases[0][i])) for i in range(6)
@@ -167,7 +195,7 @@ def test_any_slopes_and_forces_give_bounds_on_the_domain(seed: int) -> None:
     x = dense_inputs(box, 4000, seed)
     inside, values = torch.ones(len(x), dtype=torch.bool), x
     for step, sign in zip(chain.steps[:-1], domain.signs, strict=True):
-        values = values @ step.weight.T + step.bias
+        values = values @ step.weight.matrix.T + step.bias
         inside &= (values * sign >= 0).all(dim=1)
         values = values.clamp(min=0)
     at = (chain.forward(x) @ row[0])[inside]

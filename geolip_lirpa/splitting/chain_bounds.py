@@ -152,12 +152,12 @@ class ChainBounds:
     def charge(self, number: int) -> Tensor:
         """q of a step without its last term, (B, n)."""
         step = self.chain.steps[number]
-        count = 4 * (step.weight.shape[1] + len(step.bias)) + 32
-        lost = (self._reach @ step.size.T + step.bias.abs()) * gamma(count) + step.bias_error
+        count = 4 * (step.inputs + len(step.bias)) + 32
+        lost = (step.size.forth(self._reach) + step.bias.abs()) * gamma(count) + step.bias_error
         if step.error is not None:
-            lost = lost + self._reach @ step.error.T
+            lost = lost + step.error.forth(self._reach)
         # sums of products that underflow
-        self._sums = self._sums + (step.weight.shape[1] + len(step.bias)) * (1.0 + self._reach.sum(dim=1))
+        self._sums = self._sums + (step.inputs + len(step.bias)) * (1.0 + self._reach.sum(dim=1))
         self._charges.append(lost * (1.0 + gamma(count)) + _TINY)
         return self._charges[-1]
 
@@ -166,7 +166,8 @@ class ChainBounds:
         step = self.chain.steps[number]
         low, high = self._values()
         middle, radius = 0.5 * low + 0.5 * high, 0.5 * high - 0.5 * low
-        center, spread = middle @ step.weight.T + step.bias, radius @ step.size.T + 2.0 * self.charge(number)
+        center = step.weight.forth(middle) + step.bias
+        spread = step.size.forth(radius) + 2.0 * self.charge(number)
         return center - spread, center + spread
 
     def add(self, found: Pair) -> None:
@@ -190,7 +191,7 @@ class ChainBounds:
         # the last term of q: reach of this layer
         base = self._charges[-1]
         self._charges[-1] = base + 8 * UNIT_ROUNDOFF * torch.maximum(low.abs(), high.abs())
-        weight = self.chain.steps[number].weight
+        weight = self.chain.steps[number].weight.matrix
         size = max(1, _CHUNK // max(self.chain.sizes[: number + 1]))
         for part in torch.arange(len(box)).split(size):
             b, n = box[part], neuron[part]
@@ -239,7 +240,7 @@ class ChainBounds:
         value, charge = matrix @ step.bias, torch.zeros(len(matrix), dtype=torch.float64)
         if rigorous:
             charge = (matrix.abs() * self._charges[last][box]).sum(1)
-        return self._descend(last, matrix @ step.weight, value, charge, box, slopes, shifts, rigorous, trace)
+        return self._descend(last, step.weight.back(matrix), value, charge, box, slopes, shifts, rigorous, trace)
 
     def gradient_sizes(self, matrix: Tensor, box: Tensor) -> Tensor:
         r"""Largest sizes of the derivatives of :math:`c f` on boxes, up to rounding, (R, n0).
@@ -250,15 +251,15 @@ class ChainBounds:
             matrix: (R, n_out), the rows c.
             box: (R,) which box each row is for.
         """
-        low = high = matrix @ self.chain.steps[-1].weight
+        low = high = self.chain.steps[-1].weight.back(matrix)
         for l in range(len(self.chain.steps) - 2, -1, -1):
             least, most = (end[box] for end in self.hidden[l])
             on, maybe = least >= 0, most > 0
             low = torch.where(on, low, torch.where(maybe, low.clamp(max=0), 0.0))
             high = torch.where(on, high, torch.where(maybe, high.clamp(min=0), 0.0))
             middle, radius = 0.5 * (low + high), 0.5 * (high - low)
-            center = middle @ self.chain.steps[l].weight
-            spread = radius @ self.chain.steps[l].size
+            center = self.chain.steps[l].weight.back(middle)
+            spread = self.chain.steps[l].size.back(radius)
             low, high = center - spread, center + spread
         return torch.maximum(low.abs(), high.abs())
 
@@ -287,7 +288,7 @@ class ChainBounds:
                 charge = charge + (spread * self._charges[l][box]).sum(1)
             own = c @ step.bias
             value, size = value + own, size + own.abs()
-            c = c @ step.weight
+            c = step.weight.back(c)
         ends = self.boxes[box]
         least = (c.clamp(min=0) * ends.lower + c.clamp(max=0) * ends.upper).sum(1)
         value = value + least

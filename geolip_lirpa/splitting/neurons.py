@@ -26,7 +26,7 @@ from geolip_lirpa.splitting.row_weights import mixed_weights
 from geolip_lirpa.splitting.targets import Targets
 
 # numbers in the largest tensors of a batch of domains
-_NUMBERS = 2**19
+_NUMBERS = 2**20
 _MOST_DOMAINS = 256
 _FIRST_ITERATIONS, _ITERATIONS = 40, 20
 _CANDIDATES = 3

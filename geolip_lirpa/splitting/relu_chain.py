@@ -24,6 +24,7 @@ from geolip_lirpa.form_blocks import FormBlocks, block_and_error
 from geolip_lirpa.network import Network
 from geolip_lirpa.pointwise import PointwiseFamily
 from geolip_lirpa.rounding import Array
+from geolip_lirpa.splitting.products import Product
 from geolip_lirpa.types import Norm
 
 # entries of all matrices together
@@ -35,18 +36,23 @@ class AffineStep:
     """One affine map of a chain, float64.
 
     Args:
-        weight: (n_l, n_{l-1}), as computed.
+        weight: (n_l, n_{l-1}), as computed, ready for products.
         size: its absolute values.
         error: E, entrywise bound of its error, or None where it is exact.
         bias: (n_l,).
         bias_error: r, (n_l,).
     """
 
-    weight: Tensor
-    size: Tensor
-    error: Tensor | None
+    weight: Product
+    size: Product
+    error: Product | None
     bias: Tensor
     bias_error: Tensor
+
+    @property
+    def inputs(self) -> int:
+        """n_{l-1}."""
+        return self.weight.matrix.shape[1]
 
 
 @dataclass(frozen=True)
@@ -62,13 +68,13 @@ class ReluChain:
     @property
     def sizes(self) -> list[int]:
         """Numbers of inputs, neurons of each layer, and outputs."""
-        return [self.steps[0].weight.shape[1], *(len(step.bias) for step in self.steps)]
+        return [self.steps[0].inputs, *(len(step.bias) for step in self.steps)]
 
     def forward(self, x: Tensor) -> Tensor:
         """Outputs (B, n_out) at points (B, n0), rounded."""
         for step in self.steps[:-1]:
-            x = (x @ step.weight.T + step.bias).clamp(min=0)
-        return x @ self.steps[-1].weight.T + self.steps[-1].bias
+            x = (step.weight.forth(x) + step.bias).clamp(min=0)
+        return self.steps[-1].weight.forth(x) + self.steps[-1].bias
 
 
 def relu_chain(network: Network) -> ReluChain | None:
@@ -119,5 +125,5 @@ def _step(matrix: Array, error: Block | None, low: Array, high: Array) -> Affine
     middle = 0.5 * below + 0.5 * above
     # the distances are rounded once each
     radius = torch.maximum(above - middle, middle - below) * (1.0 + 2.0**-50)
-    spread = None if error is None else torch.from_numpy(np.ascontiguousarray(dense(error)))
-    return AffineStep(weight, weight.abs(), spread, middle, radius)
+    spread = None if error is None else Product(torch.from_numpy(np.ascontiguousarray(dense(error))))
+    return AffineStep(Product(weight), Product(weight.abs()), spread, middle, radius)
