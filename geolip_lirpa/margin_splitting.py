@@ -87,8 +87,8 @@ def _search(chain: ReluChain, targets: Targets, boxes: Boxes, most: int) -> Spli
             lambda b, known: ChainBounds.refined(chain, b, known), chain.forward, targets, _reached, spent
         )
         return search.run(boxes, torch.zeros(1, dtype=torch.int64))
-    search = NeuronSplitting(chain, targets, boxes, _reached, spent)
-    return search.run(ChainBounds.refined(chain, boxes).hidden)
+    search = NeuronSplitting(chain, targets, boxes, ChainBounds.refined(chain, boxes).hidden, _reached, spent)
+    return search.run()
 
 
 def _reached(point: Tensor, case: int) -> bool:

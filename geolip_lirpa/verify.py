@@ -29,12 +29,12 @@ from geolip_lirpa.network import Network
 from geolip_lirpa.rounding import Array
 from geolip_lirpa.specification import Case, Specification
 from geolip_lirpa.splitting import search
-from geolip_lirpa.splitting.chain_bounds import Boxes, ChainBounds, Pair
+from geolip_lirpa.splitting.chain_bounds import Boxes, ChainBounds
 from geolip_lirpa.splitting.few_signs import FewSigns
 from geolip_lirpa.splitting.inputs import BATCH, FEW_INPUTS, BoxBounds, InputSplitting
 from geolip_lirpa.splitting.network_bounds import NetworkBounds
 from geolip_lirpa.splitting.neurons import NeuronSplitting
-from geolip_lirpa.splitting.relu_chain import ReluChain, relu_chain
+from geolip_lirpa.splitting.relu_chain import Pair, ReluChain, relu_chain
 from geolip_lirpa.splitting.targets import Targets
 from geolip_lirpa.types import Norm
 from geolip_lirpa.unit_box import over_unit_box
@@ -244,10 +244,12 @@ class _Verification:
         """Whether splitting neurons settled all cases before no neuron was left."""
         boxes = self._boxes[cases]
         hidden = ChainBounds.refined(chain, boxes).hidden
-        splitting = NeuronSplitting(
-            chain, self._targets[cases], boxes, lambda point, case: self._confirmed(point, int(cases[case])), self._over
-        )
-        found = splitting.run(hidden)
+
+        def confirm(point: Tensor, case: int) -> bool:
+            return self._confirmed(point, int(cases[case]))
+
+        splitting = NeuronSplitting(chain, self._targets[cases], boxes, hidden, confirm, self._over)
+        found = splitting.run()
         self.boxes += found.bounded
         self._credit("splitting neurons", found.proven)
         if not found.stuck and not found.proven and not found.violated:

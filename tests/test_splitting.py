@@ -93,6 +93,26 @@ def test_convolutions_become_a_chain() -> None:
     assert torch.allclose(chain_of(network).forward(x.flatten(1)), network.forward(x), rtol=1e-12, atol=1e-12)
 
 
+@given(SEEDS, st.sampled_from([0.05, 0.5]))
+def test_neurons_that_are_zero_are_left_out(seed: int, reach: float) -> None:
+    chain = chain_of(random_mlp(seed, (4, 9, 7, 3)))
+    specification = random_specification(seed, 4, 3, cases=2, reach=reach)
+    hidden = ChainBounds.refined(chain, boxes_of(specification)).hidden
+    small, left = chain.without_zeros(hidden)
+    alive = [max(1, int((high > 0).any(dim=0).sum())) for _, high in hidden]
+    assert small.sizes == [4, *alive, 3] and [low.shape[1] for low, _ in left] == alive
+    for case in specification.cases:
+        x = dense_inputs(case.box, 200, seed)
+        assert torch.allclose(small.forward(x), chain.forward(x), rtol=1e-12, atol=1e-12)
+
+
+def test_layers_that_are_zero_keep_a_neuron() -> None:
+    chain = chain_of(random_mlp(0, (2, 3, 4, 2)))
+    dead = [(torch.full((1, n), -2.0).double(), torch.full((1, n), -1.0).double()) for n in (3, 4)]
+    small, _ = chain.without_zeros(dead)
+    assert small.sizes == [2, 1, 1, 2]
+
+
 def test_other_networks_are_no_chains() -> None:
     assert relu_chain(random_residual(0)) is None
     assert relu_chain(random_mlp(0, (3, 4, 2), Tanh())) is None
@@ -240,8 +260,8 @@ def test_splitting_tells_the_truth(kind: str, seed: int) -> None:
         return counted[0] > 300
 
     if kind == "neurons":
-        splitting = NeuronSplitting(chain, targets, boxes, confirm, over)
-        result = splitting.run(ChainBounds.refined(chain, boxes).hidden)
+        hidden = ChainBounds.refined(chain, boxes).hidden
+        result = NeuronSplitting(chain, targets, boxes, hidden, confirm, over).run()
     else:
         bounder = by_network(network) if kind == "network" else by_chain(chain)
         finish = FewSigns(chain, targets, confirm, over) if kind == "few signs" else None
@@ -287,8 +307,8 @@ def test_an_attempt_proves_only_cases_that_hold(seed: int, rounds: int) -> None:
     network = random_mlp(seed, (3, 3, 2, 2))
     chain, specification = chain_of(network), random_specification(seed, 3, 2, cases=3)
     targets, boxes = Targets.of(specification.cases, 2), boxes_of(specification)
-    search = NeuronSplitting(chain, targets, boxes, lambda point, case: False, never)
-    found = search.attempt(ChainBounds.refined(chain, boxes).hidden, rounds, 64)
+    hidden = ChainBounds.refined(chain, boxes).hidden
+    found = NeuronSplitting(chain, targets, boxes, hidden, lambda point, case: False, never).attempt(rounds, 64)
     true = [depth(chain, Specification(3, 2, (case,))) for case in specification.cases]
     assert all(value > -EXACT for value, proven in zip(true, found.proven.tolist(), strict=True) if proven)
     if rounds == 6:

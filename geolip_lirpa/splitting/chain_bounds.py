@@ -32,9 +32,7 @@ import torch
 from torch import Tensor
 
 from geolip_lirpa.rounding import UNIT_ROUNDOFF, gamma
-from geolip_lirpa.splitting.relu_chain import ReluChain
-
-Pair = tuple[Tensor, Tensor]
+from geolip_lirpa.splitting.relu_chain import Pair, ReluChain
 
 # numbers in one tensor of rows
 _CHUNK = 2**19

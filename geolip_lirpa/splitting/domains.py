@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from geolip_lirpa.splitting.chain_bounds import Pair
+from geolip_lirpa.splitting.relu_chain import Pair
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,10 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from geolip_lirpa.splitting.chain_bounds import Boxes, Pair
+from geolip_lirpa.splitting.chain_bounds import Boxes
 from geolip_lirpa.splitting.inputs import Confirm
 from geolip_lirpa.splitting.neurons import Attempt, NeuronSplitting
-from geolip_lirpa.splitting.relu_chain import ReluChain
+from geolip_lirpa.splitting.relu_chain import Pair, ReluChain
 from geolip_lirpa.splitting.targets import Targets
 
 # Neurons without a sign up to which a box is tried. Of 10, 16, 24 and 40 the third needed the least time on the
@@ -55,10 +55,13 @@ class FewSigns:
         if not len(index):
             return Attempt(proven, False, 0)
         own = case[index]
-        search = NeuronSplitting(
-            self.chain, self.targets[own], boxes[index], lambda point, i: self.confirm(point, int(own[i])), self.over
-        )
-        found = search.attempt([(low[index], high[index]) for low, high in hidden], _ROUNDS, _MOST_DOMAINS)
+        inner = [(low[index], high[index]) for low, high in hidden]
+
+        def confirm(point: Tensor, number: int) -> bool:
+            return self.confirm(point, int(own[number]))
+
+        search = NeuronSplitting(self.chain, self.targets[own], boxes[index], inner, confirm, self.over)
+        found = search.attempt(_ROUNDS, _MOST_DOMAINS)
         proven[index] = found.proven
         if 2 * int(found.proven.sum()) < len(index):
             self.few //= 2

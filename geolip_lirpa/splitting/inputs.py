@@ -25,7 +25,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from geolip_lirpa.splitting.chain_bounds import Boxes, Pair
+from geolip_lirpa.splitting.chain_bounds import Boxes
+from geolip_lirpa.splitting.relu_chain import Pair
 from geolip_lirpa.splitting.targets import Targets
 
 #: Boxes that are bounded together.

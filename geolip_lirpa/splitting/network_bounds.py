@@ -16,7 +16,8 @@ from geolip_lirpa.interval import InputSet, node_bounds, preactivations
 from geolip_lirpa.margin_bounds import with_margins
 from geolip_lirpa.margin_statements import ALPHA_ITERATIONS
 from geolip_lirpa.network import Network
-from geolip_lirpa.splitting.chain_bounds import Boxes, Pair
+from geolip_lirpa.splitting.chain_bounds import Boxes
+from geolip_lirpa.splitting.relu_chain import Pair
 
 
 class NetworkBounds:

@@ -17,11 +17,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from geolip_lirpa.splitting.chain_bounds import Boxes, ChainBounds, Pair, relu_lines
+from geolip_lirpa.splitting.chain_bounds import Boxes, ChainBounds, relu_lines
 from geolip_lirpa.splitting.domain_bounds import Bounded, DomainBounds, Polytopes
 from geolip_lirpa.splitting.domains import Domains
 from geolip_lirpa.splitting.inputs import Confirm, SplitResult
-from geolip_lirpa.splitting.relu_chain import ReluChain
+from geolip_lirpa.splitting.relu_chain import Pair, ReluChain
 from geolip_lirpa.splitting.row_weights import mixed_weights
 from geolip_lirpa.splitting.targets import Targets
 
@@ -60,28 +60,36 @@ class NeuronSplitting:
         chain: the network.
         targets: of all cases.
         boxes: of all cases.
+        hidden: proven bounds of the pre-activations, (T, n_l) each, of each case.
         confirm: asked about candidates.
         over: whether the time is over.
     """
 
     def __init__(
-        self, chain: ReluChain, targets: Targets, boxes: Boxes, confirm: Confirm, over: Callable[[], bool]
+        self,
+        chain: ReluChain,
+        targets: Targets,
+        boxes: Boxes,
+        hidden: Sequence[Pair],
+        confirm: Confirm,
+        over: Callable[[], bool],
     ) -> None:
-        self.chain, self.targets, self.confirm, self.over = chain, targets, confirm, over
+        self.targets, self.confirm, self.over = targets, confirm, over
+        # most neurons of a network are zero around an input
+        self.chain, self.hidden = chain.without_zeros(hidden)
         self.polytopes, self.case = _tasks(targets, boxes)
-        self.bounds = DomainBounds(chain, self.polytopes)
-        self.batch = max(2, min(_MOST_DOMAINS, _NUMBERS // (2 * sum(chain.sizes))))
+        self.bounds = DomainBounds(self.chain, self.polytopes)
+        self.batch = max(2, min(_MOST_DOMAINS, _NUMBERS // (2 * sum(self.chain.sizes))))
         self.bounded = 0
 
-    def run(self, hidden: Sequence[Pair], open_tasks: Tensor | None = None) -> SplitResult:
+    def run(self, open_tasks: Tensor | None = None) -> SplitResult:
         """Search all tasks; domains added last are looked at first.
 
         Args:
-            hidden: proven bounds of the pre-activations, (T, n_l) each, of each case.
             open_tasks: numbers of the (case, polytope) pairs that are left; default: all.
         """
         tasks = torch.arange(len(self.case)) if open_tasks is None else open_tasks
-        over_cases = [(low[self.case[tasks]], high[self.case[tasks]]) for low, high in hidden]
+        over_cases = self._hidden_of(tasks)
         weights = self._first_weights(tasks, over_cases)
         waiting = [Domains.start(tasks, over_cases, weights)]
         first, tries = True, 0
@@ -109,17 +117,16 @@ class NeuronSplitting:
                 waiting.append(left.halves(self._chosen(left, rest)))
         return SplitResult(True, False, self.bounded)
 
-    def attempt(self, hidden: Sequence[Pair], rounds: int, most: int) -> Attempt:
+    def attempt(self, rounds: int, most: int) -> Attempt:
         """Split the signs of all cases alike, a limited number of times, and say which cases that proves.
 
         Args:
-            hidden: proven bounds of the pre-activations, (T, n_l) each, of each case.
             rounds: how often a domain may be split.
             most: domains at one time, beyond which nothing more is proven.
         """
         before = self.bounded
         tasks = torch.arange(len(self.case))
-        over_cases = [(low[self.case], high[self.case]) for low, high in hidden]
+        over_cases = self._hidden_of(tasks)
         domains = Domains.start(tasks, over_cases, self._first_weights(tasks, over_cases))
         failed = torch.zeros(len(self.targets.rows), dtype=torch.bool)
         for number in range(rounds + 1):
@@ -149,6 +156,9 @@ class NeuronSplitting:
             if self._violated(parts[-1], kept[-1]):
                 return parts[-1], kept[-1], True
         return Domains.joined(parts), _joined(kept), False
+
+    def _hidden_of(self, tasks: Tensor) -> list[Pair]:
+        return [(low[self.case[tasks]], high[self.case[tasks]]) for low, high in self.hidden]
 
     def _first_weights(self, tasks: Tensor, hidden: Sequence[Pair]) -> Tensor:
         """Weights for the rows of each polytope with which its first bound is large, (D, M)."""

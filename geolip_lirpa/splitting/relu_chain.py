@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,6 +27,9 @@ from geolip_lirpa.pointwise import PointwiseFamily
 from geolip_lirpa.rounding import Array
 from geolip_lirpa.splitting.products import Product
 from geolip_lirpa.types import Norm
+
+#: Lower and upper bounds.
+Pair = tuple[Tensor, Tensor]
 
 # entries of all matrices together
 _LARGEST = 2**26
@@ -54,6 +58,15 @@ class AffineStep:
         """n_{l-1}."""
         return self.weight.matrix.shape[1]
 
+    def part(self, rows: Tensor, columns: Tensor) -> AffineStep:
+        """The map between some neurons, by their numbers (k,), of this layer and of the one before."""
+
+        def cut(product: Product) -> Product:
+            return Product(product.matrix[rows][:, columns].contiguous())
+
+        error = None if self.error is None else cut(self.error)
+        return AffineStep(cut(self.weight), cut(self.size), error, self.bias[rows], self.bias_error[rows])
+
 
 @dataclass(frozen=True)
 class ReluChain:
@@ -75,6 +88,24 @@ class ReluChain:
         for step in self.steps[:-1]:
             x = (step.weight.forth(x) + step.bias).clamp(min=0)
         return self.steps[-1].weight.forth(x) + self.steps[-1].bias
+
+    def without_zeros(self, hidden: Sequence[Pair]) -> tuple[ReluChain, list[Pair]]:
+        """The same function on some boxes, without neurons that are zero on all of them.
+
+        Args:
+            hidden: proven bounds of the pre-activations, (B, n_l) each.
+
+        Returns:
+            A chain that has one neuron in each layer at least, and the bounds that are left.
+        """
+        kept = [torch.arange(self.steps[0].inputs)]
+        for _, high in hidden:
+            numbers = (high > 0).any(dim=0).nonzero()[:, 0]
+            kept.append(numbers if len(numbers) else torch.arange(1))
+        kept.append(torch.arange(len(self.steps[-1].bias)))
+        steps = [step.part(rows, columns) for step, rows, columns in zip(self.steps, kept[1:], kept, strict=False)]
+        pairs = zip(hidden, kept[1:-1], strict=True)
+        return ReluChain(tuple(steps)), [(low[:, index], high[:, index]) for (low, high), index in pairs]
 
 
 def relu_chain(network: Network) -> ReluChain | None:
