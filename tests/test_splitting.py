@@ -113,6 +113,15 @@ def test_layers_that_are_zero_keep_a_neuron() -> None:
     assert small.sizes == [2, 1, 1, 2]
 
 
+def test_neurons_without_bounds_are_not_taken_for_zero() -> None:
+    chain = chain_of(random_mlp(0, (2, 3, 2)))
+    low, high = torch.full((2, 3), -2.0).double(), torch.full((2, 3), -1.0).double()
+    high[1, 2] = torch.nan
+    small, left = chain.without_zeros([(low, high)])
+    assert small.sizes == [2, 1, 2] and torch.isnan(left[0][1][1, 0])
+    assert torch.equal(small.steps[0].weight.matrix, chain.steps[0].weight.matrix[2:])
+
+
 def test_other_networks_are_no_chains() -> None:
     assert relu_chain(random_residual(0)) is None
     assert relu_chain(random_mlp(0, (3, 4, 2), Tanh())) is None

@@ -100,7 +100,8 @@ class ReluChain:
         """
         kept = [torch.arange(self.steps[0].inputs)]
         for _, high in hidden:
-            numbers = (high > 0).any(dim=0).nonzero()[:, 0]
+            # what is not a number is no bound: its neuron stays, and with it the bounds that it makes useless
+            numbers = (~(high <= 0)).any(dim=0).nonzero()[:, 0]
             kept.append(numbers if len(numbers) else torch.arange(1))
         kept.append(torch.arange(len(self.steps[-1].bias)))
         steps = [step.part(rows, columns) for step, rows, columns in zip(self.steps, kept[1:], kept, strict=False)]
