@@ -15,7 +15,7 @@ from geolip_lirpa.activations import ReLU, Tanh
 from geolip_lirpa.network import Network, linear_operator, sequential
 from geolip_lirpa.specification import Case, InputBox, Polytope, Specification
 from geolip_lirpa.splitting import products
-from geolip_lirpa.splitting.chain_bounds import Boxes, ChainBounds, relu_lines
+from geolip_lirpa.splitting.chain_bounds import Boxes, ChainBounds
 from geolip_lirpa.splitting.domain_bounds import DomainBounds, Polytopes
 from geolip_lirpa.splitting.domains import Domains
 from geolip_lirpa.splitting.few_signs import FewSigns
@@ -24,6 +24,7 @@ from geolip_lirpa.splitting.network_bounds import NetworkBounds
 from geolip_lirpa.splitting.neurons import NeuronSplitting
 from geolip_lirpa.splitting.products import Product
 from geolip_lirpa.splitting.relu_chain import ReluChain, relu_chain
+from geolip_lirpa.splitting.relu_step import relu_lines
 from geolip_lirpa.splitting.row_weights import mixed_weights
 from geolip_lirpa.splitting.search import SearchOptions, candidates
 from geolip_lirpa.splitting.targets import Targets
@@ -373,6 +374,21 @@ def test_violations_on_faces_are_found_where_gradients_vanish(drawn: int, finds:
     found = list(candidates(chain.forward, low, high, targets, SearchOptions(drawn=drawn), never))
     assert bool(found) == finds
     assert all(point[0] >= 0.998 and abs(point[1] - 0.5) < 0.1 for point, _ in found)
+
+
+@given(SEEDS)
+def test_a_step_back_through_relus_is_its_formula(seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    ends = torch.randn((2, 3, 6), dtype=torch.float64, generator=generator)
+    lines = relu_lines(ends.amin(dim=0), ends.amax(dim=0))
+    c = torch.randn((3, 6), dtype=torch.float64, generator=generator, requires_grad=True)
+    slopes = torch.rand((3, 6), dtype=torch.float64, generator=generator, requires_grad=True)
+    lower = torch.where(lines.unstable, slopes, lines.lower)
+    found, constant = lines.back(c, slopes)
+    assert torch.equal(found, c.clamp(min=0) * lower + c.clamp(max=0) * lines.upper)
+    assert torch.allclose(constant, (c.clamp(max=0) * lines.intercept).sum(1), rtol=1e-14, atol=0)
+    assert torch.autograd.gradcheck(lines.back, (c, slopes))
+    assert torch.equal(lines.back(c)[0], c.clamp(min=0) * lines.lower + c.clamp(max=0) * lines.upper)
 
 
 def test_halves_cover_the_box_and_end_where_doubles_end() -> None:

@@ -33,11 +33,10 @@ from torch import Tensor
 
 from geolip_lirpa.rounding import UNIT_ROUNDOFF, gamma
 from geolip_lirpa.splitting.relu_chain import Pair, ReluChain
+from geolip_lirpa.splitting.relu_step import TINY, ReluLines, relu_lines
 
 # numbers in one tensor of rows
 _CHUNK = 2**19
-# far above what products of one row may lose to underflow, for each term and unit of reach
-_TINY = 1e-250
 
 
 @dataclass(frozen=True)
@@ -62,31 +61,6 @@ class Boxes:
     def reach(self) -> Tensor:
         """Largest sizes of the inputs, (B, n0)."""
         return torch.maximum(self.lower.abs(), self.upper.abs())
-
-
-@dataclass(frozen=True)
-class ReluLines:
-    """Lines around the ReLU of one layer, (B, n) each: ``lower v <= z <= upper v + intercept``."""
-
-    lower: Tensor
-    upper: Tensor
-    intercept: Tensor
-
-    def __getitem__(self, index: Tensor) -> ReluLines:
-        return ReluLines(self.lower[index], self.upper[index], self.intercept[index])
-
-
-def relu_lines(low: Tensor, high: Tensor) -> ReluLines:
-    """Proven lines; the lower one is that of smallest area."""
-    unstable = (low < 0) & (high > 0)
-    width = torch.where(unstable, high - low, 1.0)
-    # one rounding in the width, one in the quotient, one here; relative ones, which a quotient that underflows has not
-    slope = (high / width).clamp(min=_TINY) * (1.0 + 8 * UNIT_ROUNDOFF)
-    active = (low >= 0).to(low.dtype)
-    upper = torch.where(unstable, slope, active)
-    intercept = torch.where(unstable, slope * -low * (1.0 + 4 * UNIT_ROUNDOFF) + _TINY, 0.0)
-    lower = torch.where(unstable, (high > -low).to(low.dtype), active)
-    return ReluLines(lower, upper, intercept)
 
 
 class ChainBounds:
@@ -156,7 +130,7 @@ class ChainBounds:
             lost = lost + step.error.forth(self._reach)
         # sums of products that underflow
         self._sums = self._sums + (step.inputs + len(step.bias)) * (1.0 + self._reach.sum(dim=1))
-        self._charges.append(lost * (1.0 + gamma(count)) + _TINY)
+        self._charges.append(lost * (1.0 + gamma(count)) + TINY)
         return self._charges[-1]
 
     def interval(self, number: int) -> Pair:
@@ -212,7 +186,7 @@ class ChainBounds:
     def rows(
         self,
         matrix: Tensor,
-        box: Tensor,
+        box: Tensor | None,
         slopes: Sequence[Tensor] | None = None,
         shifts: Sequence[Tensor] | None = None,
         *,
@@ -223,7 +197,7 @@ class ChainBounds:
 
         Args:
             matrix: (R, n_out), the rows.
-            box: (R,) which box each row is for.
+            box: (R,) which box each row is for; None: one row for each box, in their order.
             slopes: of the lower lines, (R, n_l) for each layer; default: those of smallest area. Entries of neurons
                 with a sign are ignored.
             shifts: :math:`\beta_i s_i`, (R, n_l) for each layer, see the module's docstring.
@@ -237,7 +211,7 @@ class ChainBounds:
         step = self.chain.steps[last]
         value, charge = matrix @ step.bias, torch.zeros(len(matrix), dtype=torch.float64)
         if rigorous:
-            charge = (matrix.abs() * self._charges[last][box]).sum(1)
+            charge = (matrix.abs() * _of(self._charges[last], box)).sum(1)
         return self._descend(last, step.weight.back(matrix), value, charge, box, slopes, shifts, rigorous, trace)
 
     def gradient_sizes(self, matrix: Tensor, box: Tensor) -> Tensor:
@@ -267,7 +241,7 @@ class ChainBounds:
         c: Tensor,
         value: Tensor,
         charge: Tensor,
-        box: Tensor,
+        box: Tensor | None,
         slopes: Sequence[Tensor] | None = None,
         shifts: Sequence[Tensor] | None = None,
         rigorous: bool = True,
@@ -279,40 +253,31 @@ class ChainBounds:
             step = self.chain.steps[l]
             if trace is not None:
                 trace.append(c)
-            c, constant = self._through_relu(l, c, box, slopes, shifts)
+            lines = self.lines[l] if box is None else self.lines[l][box]
+            c, constant = lines.back(c, None if slopes is None else slopes[l])
+            c = c if shifts is None else c - shifts[l]
             value, size = value + constant, size + constant.abs()
             if rigorous:
                 spread = c.abs() if shifts is None else c.abs() + shifts[l].abs()
-                charge = charge + (spread * self._charges[l][box]).sum(1)
+                charge = charge + (spread * _of(self._charges[l], box)).sum(1)
             own = c @ step.bias
             value, size = value + own, size + own.abs()
             c = step.weight.back(c)
-        ends = self.boxes[box]
-        least = (c.clamp(min=0) * ends.lower + c.clamp(max=0) * ends.upper).sum(1)
-        value = value + least
+        ends = self.boxes if box is None else self.boxes[box]
+        value = value + (c * torch.where(c > 0, ends.lower, ends.upper)).sum(1)
         if not rigorous:
             return value, c
         size = size + (c.abs() * ends.reach).sum(1)
         return self._lowered(number, value, size, charge, box), c
 
-    def _through_relu(
-        self, l: int, c: Tensor, box: Tensor, slopes: Sequence[Tensor] | None, shifts: Sequence[Tensor] | None
-    ) -> tuple[Tensor, Tensor]:
-        lines = self.lines[l][box]
-        up, down = c.clamp(min=0), c.clamp(max=0)
-        lower = lines.lower
-        if slopes is not None:
-            low, high = self.hidden[l]
-            unstable = ((low < 0) & (high > 0))[box]
-            lower = torch.where(unstable, slopes[l], lower)
-        constant = (down * lines.intercept).sum(1)
-        c = up * lower + down * lines.upper
-        return (c if shifts is None else c - shifts[l]), constant
-
-    def _lowered(self, number: int, value: Tensor, size: Tensor, charge: Tensor, box: Tensor) -> Tensor:
+    def _lowered(self, number: int, value: Tensor, size: Tensor, charge: Tensor, box: Tensor | None) -> Tensor:
         # every sum over a layer, and those over the layers
         relative = gamma(4 * max(self.chain.sizes[: number + 2]) + 8 * len(self.chain.steps) + 64)
-        return value - (relative * size + charge) * (1.0 + 8 * relative) - _TINY * (1.0 + self._sums[box])
+        return value - (relative * size + charge) * (1.0 + 8 * relative) - TINY * (1.0 + _of(self._sums, box))
+
+
+def _of(values: Tensor, box: Tensor | None) -> Tensor:
+    return values if box is None else values[box]
 
 
 def intersected(found: Pair, known: Pair) -> Pair:

@@ -80,8 +80,7 @@ class DomainBounds:
         bounds = ChainBounds.given(self.chain, self.polytopes.boxes[domains.task], domains.hidden)
         matrix, offset = self.polytopes.combined(domains.task, domains.weights)
         trace: list[Tensor] = []
-        place = torch.arange(len(domains))
-        lower, slopes = bounds.rows(matrix, place, domains.slopes, domains.shifts, trace=trace)
+        lower, slopes = bounds.rows(matrix, None, domains.slopes, domains.shifts, trace=trace)
         total = lower + offset
         lost = 4 * gamma(2) * (lower.abs() + offset.abs())
         single = (domains.weights == 1.0).sum(1) + (domains.weights == 0.0).sum(1) == domains.weights.shape[1]
@@ -113,8 +112,7 @@ class DomainBounds:
                 self.chain, self.polytopes.boxes[domains.task], domains.hidden, rigorous=False
             )  # fmt: skip
             matrix, offset = self.polytopes.combined(domains.task, domains.weights)
-            place = torch.arange(len(domains))
-            lower, _ = bounds.rows(matrix, place, domains.slopes, domains.shifts, rigorous=False)
+            lower, _ = bounds.rows(matrix, None, domains.slopes, domains.shifts, rigorous=False)
             return (lower + offset).nan_to_num(-torch.inf)
 
 
@@ -123,7 +121,6 @@ class _Ascent:
 
     def __init__(self, bounds: ChainBounds, polytopes: Polytopes, domains: Domains) -> None:
         self.bounds, self.polytopes, self.domains = bounds, polytopes, domains
-        self.place = torch.arange(len(domains))
         self.slopes = [s.clone().requires_grad_() for s in domains.slopes]
         self.weights = domains.weights.clone()
         self.real = polytopes.real[domains.task]
@@ -141,7 +138,7 @@ class _Ascent:
         matrix, _ = self.polytopes.combined(self.domains.task, self.domains.weights)
         trace: list[Tensor] = []
         with torch.no_grad():
-            self.bounds.rows(matrix, self.place, rigorous=False, trace=trace)
+            self.bounds.rows(matrix, None, rigorous=False, trace=trace)
         return [(c.abs().mean(dim=1, keepdim=True) + 1e-30) for c in trace[::-1]]
 
     def run(self, iterations: int) -> Domains:
@@ -172,7 +169,7 @@ class _Ascent:
     def _value(self) -> Tensor:
         matrix, offset = self.polytopes.combined(self.domains.task, self.weights)
         shifts = [f * u * s for f, u, s in zip(self.forces, self.units, self.domains.signs, strict=True)]
-        lower, _ = self.bounds.rows(matrix, self.place, self.slopes, shifts, rigorous=False)
+        lower, _ = self.bounds.rows(matrix, None, self.slopes, shifts, rigorous=False)
         return lower + offset
 
     def _keep(self, value: Tensor) -> None:

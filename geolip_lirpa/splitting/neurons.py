@@ -17,11 +17,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from geolip_lirpa.splitting.chain_bounds import Boxes, ChainBounds, relu_lines
+from geolip_lirpa.splitting.chain_bounds import Boxes, ChainBounds
 from geolip_lirpa.splitting.domain_bounds import Bounded, DomainBounds, Polytopes
 from geolip_lirpa.splitting.domains import Domains
 from geolip_lirpa.splitting.inputs import Confirm, SplitResult
 from geolip_lirpa.splitting.relu_chain import Pair, ReluChain
+from geolip_lirpa.splitting.relu_step import relu_lines
 from geolip_lirpa.splitting.row_weights import mixed_weights
 from geolip_lirpa.splitting.targets import Targets
 
