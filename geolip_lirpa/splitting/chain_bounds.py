@@ -63,6 +63,31 @@ class Boxes:
         return torch.maximum(self.lower.abs(), self.upper.abs())
 
 
+@dataclass(frozen=True)
+class _Free:
+    """What may be chosen, layer by layer, see `ChainBounds.rows`."""
+
+    slopes: Sequence[Tensor] | None = None
+    shifts: Sequence[Tensor] | None = None
+    columns: Sequence[Tensor] | None = None
+
+    def back(self, l: int, lines: ReluLines, c: Tensor) -> tuple[Tensor, Tensor]:
+        """Coefficients of v_l and the constant."""
+        columns = None if self.columns is None else self.columns[l]
+        c, constant = lines.back(c, None if self.slopes is None else self.slopes[l], columns)
+        if self.shifts is None:
+            return c, constant
+        shifts = self.shifts[l]
+        return (c - shifts if columns is None else c.index_add(1, columns, -shifts)), constant
+
+    def spread(self, l: int, c: Tensor) -> Tensor:
+        """What rounding errors of v_l are multiplied by."""
+        if self.shifts is None:
+            return c.abs()
+        sizes = self.shifts[l].abs()
+        return c.abs() + sizes if self.columns is None else c.abs().index_add(1, self.columns[l], sizes)
+
+
 class ChainBounds:
     """Bounds of a chain over some boxes, layer by layer.
 
@@ -170,7 +195,7 @@ class ChainBounds:
             for end, sign in ((low, 1.0), (high, -1.0)):
                 value = sign * self.chain.steps[number].bias[n]
                 charge = self._charges[-1][b, n]
-                result, _ = self._descend(number, sign * weight[n], value, charge, b)
+                result, _ = self._descend(number, sign * weight[n], value, charge, b, _Free(), True)
                 end[b, n] = torch.fmax(low[b, n], result) if sign > 0 else torch.fmin(high[b, n], -result)
         self._charges[-1] = base
         return low, high
@@ -190,6 +215,7 @@ class ChainBounds:
         slopes: Sequence[Tensor] | None = None,
         shifts: Sequence[Tensor] | None = None,
         *,
+        columns: Sequence[Tensor] | None = None,
         rigorous: bool = True,
         trace: list[Tensor] | None = None,
     ) -> tuple[Tensor, Tensor]:
@@ -198,9 +224,10 @@ class ChainBounds:
         Args:
             matrix: (R, n_out), the rows.
             box: (R,) which box each row is for; None: one row for each box, in their order.
-            slopes: of the lower lines, (R, n_l) for each layer; default: those of smallest area. Entries of neurons
+            slopes: of the lower lines, (R, k_l) for each layer; default: those of smallest area. Entries of neurons
                 with a sign are ignored.
-            shifts: :math:`\beta_i s_i`, (R, n_l) for each layer, see the module's docstring.
+            shifts: :math:`\beta_i s_i`, (R, k_l) for each layer, see the module's docstring.
+            columns: (k_l,) for each layer, which neurons slopes and shifts are for; default: all.
             rigorous: False leaves out the charges and keeps gradients.
             trace: takes the coefficients of :math:`z_l` on the way, (R, n_l) each, the last layer first.
 
@@ -212,7 +239,8 @@ class ChainBounds:
         value, charge = matrix @ step.bias, torch.zeros(len(matrix), dtype=torch.float64)
         if rigorous:
             charge = (matrix.abs() * _of(self._charges[last], box)).sum(1)
-        return self._descend(last, step.weight.back(matrix), value, charge, box, slopes, shifts, rigorous, trace)
+        free = _Free(slopes, shifts, columns)
+        return self._descend(last, step.weight.back(matrix), value, charge, box, free, rigorous, trace)
 
     def gradient_sizes(self, matrix: Tensor, box: Tensor) -> Tensor:
         r"""Largest sizes of the derivatives of :math:`c f` on boxes, up to rounding, (R, n0).
@@ -242,9 +270,8 @@ class ChainBounds:
         value: Tensor,
         charge: Tensor,
         box: Tensor | None,
-        slopes: Sequence[Tensor] | None = None,
-        shifts: Sequence[Tensor] | None = None,
-        rigorous: bool = True,
+        free: _Free,
+        rigorous: bool,
         trace: list[Tensor] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """From coefficients of the values z before step `number` down to the input."""
@@ -253,13 +280,10 @@ class ChainBounds:
             step = self.chain.steps[l]
             if trace is not None:
                 trace.append(c)
-            lines = self.lines[l] if box is None else self.lines[l][box]
-            c, constant = lines.back(c, None if slopes is None else slopes[l])
-            c = c if shifts is None else c - shifts[l]
+            c, constant = free.back(l, self.lines[l] if box is None else self.lines[l][box], c)
             value, size = value + constant, size + constant.abs()
             if rigorous:
-                spread = c.abs() if shifts is None else c.abs() + shifts[l].abs()
-                charge = charge + (spread * _of(self._charges[l], box)).sum(1)
+                charge = charge + (free.spread(l, c) * _of(self._charges[l], box)).sum(1)
             own = c @ step.bias
             value, size = value + own, size + own.abs()
             c = step.weight.back(c)

@@ -9,6 +9,7 @@ References:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -121,17 +122,23 @@ class _Ascent:
 
     def __init__(self, bounds: ChainBounds, polytopes: Polytopes, domains: Domains) -> None:
         self.bounds, self.polytopes, self.domains = bounds, polytopes, domains
-        self.slopes = [s.clone().requires_grad_() for s in domains.slopes]
+        self.columns = _columns(bounds, domains)
+        self.signs = self._of(domains.signs)
+        self.slopes = [s.requires_grad_() for s in self._of(domains.slopes)]
         self.weights = domains.weights.clone()
         self.real = polytopes.real[domains.task]
         self.mixed = bool((self.real.sum(1) > 1).any())
         self.units = self._units()
         self.forces = [
             (f / unit).requires_grad_() if bool(sign.any()) else torch.zeros_like(f)
-            for f, unit, sign in zip(domains.forces, self.units, domains.signs, strict=True)
+            for f, unit, sign in zip(self._of(domains.forces), self.units, self.signs, strict=True)
         ]
         self.best = torch.full((len(domains),), -torch.inf, dtype=torch.float64)
         self.kept = [t.detach().clone() for t in (*self.slopes, *self.forces, self.weights)]
+
+    def _of(self, layers: Sequence[Tensor]) -> list[Tensor]:
+        """The columns that are varied, copied."""
+        return [values[:, columns] for values, columns in zip(layers, self.columns, strict=True)]
 
     def _units(self) -> list[Tensor]:
         """Typical size of the coefficients in each layer, in which forces are counted."""
@@ -168,21 +175,25 @@ class _Ascent:
 
     def _value(self) -> Tensor:
         matrix, offset = self.polytopes.combined(self.domains.task, self.weights)
-        shifts = [f * u * s for f, u, s in zip(self.forces, self.units, self.domains.signs, strict=True)]
-        lower, _ = self.bounds.rows(matrix, None, self.slopes, shifts, rigorous=False)
+        shifts = [f * u * s for f, u, s in zip(self.forces, self.units, self.signs, strict=True)]
+        lower, _ = self.bounds.rows(matrix, None, self.slopes, shifts, columns=self.columns, rigorous=False)
         return lower + offset
 
     def _keep(self, value: Tensor) -> None:
         better = value > self.best
-        self.best = torch.where(better, value, self.best)
+        index = better.nonzero()[:, 0]
+        self.best[index] = value[index]
         for kept, tried in zip(self.kept, (*self.slopes, *self.forces, self.weights), strict=True):
-            kept.copy_(torch.where(better[:, None], tried.detach(), kept))
+            if len(index) == len(better):
+                kept.copy_(tried.detach())
+            else:
+                kept[index] = tried.detach()[index]
 
     def _clamp(self) -> None:
         with torch.no_grad():
             for s in self.slopes:
                 s.clamp_(0.0, 1.0)
-            for f, sign in zip(self.forces, self.domains.signs, strict=True):
+            for f, sign in zip(self.forces, self.signs, strict=True):
                 f.clamp_(min=0.0).mul_(sign.abs())
             if self.mixed:
                 w = self.weights.clamp_(min=0.0).mul_(self.real)
@@ -192,4 +203,20 @@ class _Ascent:
     def _result(self) -> Domains:
         count = len(self.slopes)
         forces = [f * u for f, u in zip(self.kept[count : 2 * count], self.units, strict=True)]
-        return replace(self.domains, slopes=self.kept[:count], forces=forces, weights=self.kept[-1])
+        return replace(
+            self.domains,
+            slopes=self._placed(self.domains.slopes, self.kept[:count]),
+            forces=self._placed(self.domains.forces, forces),
+            weights=self.kept[-1],
+        )
+
+    def _placed(self, layers: Sequence[Tensor], varied: Sequence[Tensor]) -> list[Tensor]:
+        """All columns, with those that were varied."""
+        triples = zip(layers, self.columns, varied, strict=True)
+        return [values.index_copy(1, columns, part) for values, columns, part in triples]
+
+
+def _columns(bounds: ChainBounds, domains: Domains) -> list[Tensor]:
+    """Neurons without a sign, or with an assumed one, in some domain; the others have nothing to choose."""
+    pairs = zip(bounds.lines, domains.signs, strict=True)
+    return [(lines.unstable | (sign != 0)).any(dim=0).nonzero()[:, 0] for lines, sign in pairs]

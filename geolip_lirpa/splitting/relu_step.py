@@ -42,15 +42,26 @@ class ReluLines:
     def __getitem__(self, index: Tensor) -> ReluLines:
         return ReluLines(self.lower[index], self.upper[index], self.intercept[index], self.unstable[index])
 
-    def back(self, c: Tensor, slopes: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def back(self, c: Tensor, slopes: Tensor | None = None, columns: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Coefficients (B, n) of v and constants (B,) from coefficients of z.
 
         Args:
             c: (B, n).
-            slopes: (B, n) lower slopes of neurons that may have both signs; default: `lower`.
+            slopes: (B, k) lower slopes of neurons that may have both signs, others are ignored; default: `lower`.
+            columns: (k,) neurons that the slopes are for; default: all.
         """
-        found: tuple[Tensor, Tensor] = _ReluStep.apply(c, slopes, self)  # type: ignore[no-untyped-call]
+        found: tuple[Tensor, Tensor] = _ReluStep.apply(c, slopes, columns, self)  # type: ignore[no-untyped-call]
         return found
+
+    def chosen(self, slopes: Tensor | None, columns: Tensor | None) -> Tensor:
+        """Slopes (B, n) of the lower lines, see `back`."""
+        if slopes is None:
+            return self.lower
+        if columns is None:
+            return torch.where(self.unstable, slopes, self.lower)
+        lower = self.lower.clone()
+        lower[:, columns] = torch.where(self.unstable[:, columns], slopes, lower[:, columns])
+        return lower
 
 
 def relu_lines(low: Tensor, high: Tensor) -> ReluLines:
@@ -70,16 +81,23 @@ class _ReluStep(torch.autograd.Function):
     """The formula above; what is no number stays none."""
 
     @staticmethod
-    def forward(ctx: Any, c: Tensor, slopes: Tensor | None, lines: ReluLines) -> tuple[Tensor, Tensor]:
+    def forward(
+        ctx: Any, c: Tensor, slopes: Tensor | None, columns: Tensor | None, lines: ReluLines
+    ) -> tuple[Tensor, Tensor]:
         positive = c > 0
-        lower = lines.lower if slopes is None else torch.where(lines.unstable, slopes, lines.lower)
-        factor = torch.where(positive, lower, lines.upper)
+        factor = torch.where(positive, lines.chosen(slopes, columns), lines.upper)
         offset = torch.where(positive, 0.0, lines.intercept)
-        ctx.save_for_backward(c, factor, offset, positive & lines.unstable)
+        ctx.save_for_backward(c, factor, offset)
+        ctx.unstable, ctx.columns = lines.unstable, columns
         return c * factor, (c * offset).sum(dim=1)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor, constant: Tensor) -> tuple[Tensor, Tensor | None, None]:  # type: ignore[override]
-        c, factor, offset, free = ctx.saved_tensors
-        slopes = torch.where(free, gradient * c, 0.0) if ctx.needs_input_grad[1] else None
-        return gradient * factor + constant[:, None] * offset, slopes, None
+    def backward(ctx: Any, gradient: Tensor, constant: Tensor) -> tuple[Tensor, Tensor | None, None, None]:  # type: ignore[override]
+        c, factor, offset = ctx.saved_tensors
+        slopes = None
+        if ctx.needs_input_grad[1]:
+            at, slope, unstable = (
+                t if ctx.columns is None else t[:, ctx.columns] for t in (c, gradient, ctx.unstable)
+            )  # fmt: skip
+            slopes = torch.where(unstable & (at > 0), slope * at, 0.0)
+        return gradient * factor + constant[:, None] * offset, slopes, None, None
