@@ -6,6 +6,7 @@ Place in the data flow: level 10. ``BoundedModule -> Network -> .. -> MarginResu
 
 from __future__ import annotations
 
+import math
 import numbers
 from collections.abc import Sequence
 from typing import Any, TypeAlias
@@ -111,6 +112,7 @@ def compute_radius(
     final_node_name: str | None = None,
     solver: str = "auto",
     seed: int = 0,
+    timeout: float = math.inf,
     progress: Progress | None = None,
 ) -> RadiusResult:
     r"""The largest radii found within which the label provably does not change.
@@ -133,6 +135,7 @@ def compute_radius(
         solver: of pointwise programs: "interior-point" (dense), "low-rank" (without a matrix, all rows together), or
             "auto", which chooses by their size.
         seed: of random starts.
+        timeout: seconds for each input, looked at between steps; then the largest radius so far is the answer.
         progress: called with the numbers of finished and of all inputs.
 
     Returns:
@@ -157,6 +160,7 @@ def compute_radius(
         margins=MarginOptions(method=method, bound_method=bound_method, whole=True, seed=seed, solver=solver),
         relative_gap=relative_gap,
         largest=largest,
+        timeout=timeout,
     )
     return network_radii(network, sets, rows, options, progress)
 

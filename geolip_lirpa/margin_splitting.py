@@ -68,7 +68,10 @@ class MarginSplitter:
         inputs = margin_set.input_set()
         low, high = inputs.lower.reshape(1, -1), inputs.upper.reshape(1, -1)
         # c f <= bound holds wherever c f + d <= b does: rounded up
-        bound = np.nextafter(np.array([lower - offset]), np.inf)
+        with np.errstate(over="ignore"):
+            bound = np.nextafter(np.array([lower - offset]), np.inf)
+        if not (np.isfinite(bound).all() and bool(low.isfinite().all()) and bool(high.isfinite().all())):
+            return SplitResult(False, False, 0)
         polytope = Polytope.of(row.numpy()[None], bound)
         case = Case(InputBox.of(low[0].numpy(), high[0].numpy()), (polytope,))
         targets = Targets.of((case,), self.network.output_size)

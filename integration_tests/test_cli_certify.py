@@ -24,7 +24,8 @@ from geolip_lirpa.pointwise_bounding import SOLVERS as LIBRARY_SOLVERS
 
 _OBJECT = {
     "model", "model_sha256", "logits", "final_node", "data", "norm", "method", "bounds", "solver", "targets", "clip",
-    "seed", "images", "correct", "attacked", "proven", "open", "seconds_per_image", "rows", "interrupted", "seconds",
+    "seed", "timeout", "images",
+    "correct", "attacked", "proven", "open", "seconds_per_image", "rows", "interrupted", "seconds",
     "versions",
 }  # fmt: skip
 _VERSIONS = {"geolip_lirpa", "auto_LiRPA", "torch", "numpy", "scipy", "cvxpy", "onnx", "python"}

@@ -73,6 +73,14 @@ Solver = Annotated[
     ),
 ]
 Seed = Annotated[int, typer.Option("--seed", metavar="N", help="Seed of random starts.")]
+Timeout = Annotated[
+    float | None,
+    typer.Option(
+        "--timeout",
+        metavar="T",
+        help="Seconds for an image, looked at between steps; then what is proven so far is the answer.",
+    ),
+]
 Resume = Annotated[
     Path | None,
     typer.Option(
@@ -117,6 +125,7 @@ def certify_command(
     logits: Logits = False,
     final_node: FinalNode = None,
     seed: Seed = 0,
+    timeout: Timeout = None,
     jobs: Jobs = 1,
     threads: Threads = None,
     resume: Resume = None,
@@ -140,7 +149,7 @@ def certify_command(
         raise SpecificationError(f"--eps: got {eps!r}; allowed are numbers from 0 to {LARGEST}. Pass a radius.")
     request = _request(
         model, data, norm, eps, images, targets, clip, method, bounds, solver, 0.0, logits, final_node, resume,
-        certificates, seed, csv, json, quiet, debug,
+        certificates, seed, timeout, csv, json, quiet, debug,
     )  # fmt: skip
     return _run(request, jobs, threads)
 
@@ -161,6 +170,7 @@ def radius_command(
     logits: Logits = False,
     final_node: FinalNode = None,
     seed: Seed = 0,
+    timeout: Timeout = None,
     jobs: Jobs = 1,
     threads: Threads = None,
     resume: Resume = None,
@@ -187,7 +197,7 @@ def radius_command(
         raise SpecificationError(f"--gap: got {gap!r}; allowed are numbers from 1e-6 to below 1. The default is 0.02.")
     request = _request(
         model, data, norm, None, images, targets, clip, method, bounds, solver, gap, logits, final_node, resume,
-        certificates, seed, csv, json, quiet, debug,
+        certificates, seed, timeout, csv, json, quiet, debug,
     )  # fmt: skip
     require_picture("--plot", plot)
     return _run(replace(request, plot=plot), jobs, threads)
@@ -196,12 +206,16 @@ def radius_command(
 def _request(
     model: Path, data: Path, norm: str, eps: float | None, images: str | None, targets: str | None, clip: str | None,
     method: str, bounds: str, solver: str, gap: float, logits: bool, final_node: str | None, resume: Path | None,
-    certificates: Path | None, seed: int, csv: bool, json: bool, quiet: bool, debug: bool,
+    certificates: Path | None, seed: int, timeout: float | None, csv: bool, json: bool, quiet: bool, debug: bool,
 ) -> CertifyRequest:  # fmt: skip
     if csv and json:
         raise SpecificationError("--csv, --json: got both; allowed is one of them. Choose one.")
     if not 0 <= seed < 2**63:
         raise SpecificationError(f"--seed: got {seed}; allowed are 0 to 2^63 - 1. The default is 0.")
+    if timeout is not None and not timeout > 0:
+        raise SpecificationError(
+            f"--timeout: got {timeout!r}; allowed are positive seconds. Leave it out for no limit."
+        )
     require_file("MODEL", model)
     require_file("DATA", data)
     if resume is not None:
@@ -224,6 +238,7 @@ def _request(
         resume=resume,
         certificates=certificates,
         seed=seed,
+        timeout=math.inf if timeout is None else timeout,
         format="csv" if csv else "json" if json else "table",
         quiet=quiet,
         debug=debug,

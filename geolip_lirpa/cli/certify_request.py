@@ -5,6 +5,7 @@ Place in the data flow: level 12, between parsing and running. Imports nothing h
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ LARGEST = 1e30
 @dataclass(frozen=True)
 class CertifyRequest:
     """The options, see the commands' help; `eps` is None for ``radius``, `images` and `targets` are None for all.
+
+    `timeout` is that of one image, infinite for none.
 
     `jobs` is the number of processes, `threads` that of each of them; neither changes any result.
     """
@@ -46,6 +49,7 @@ class CertifyRequest:
     quiet: bool
     debug: bool
     plot: Path | None = None
+    timeout: float = math.inf
     jobs: int = 1
     threads: int = 1
 
@@ -64,5 +68,6 @@ class CertifyRequest:
             "targets": None if self.targets is None else self.classes(),
             "clip": None if self.clip is None else list(self.clip),
             "seed": self.seed,
+            "timeout": self.timeout if math.isfinite(self.timeout) else None,
         }
         return {**shared, "relative_gap": self.gap} if self.eps is None else {**shared, "eps": self.eps}

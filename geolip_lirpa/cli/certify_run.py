@@ -10,6 +10,7 @@ import contextlib
 import functools
 import json
 import math
+import os
 import time
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -40,7 +41,7 @@ from geolip_lirpa.margin_types import MarginOptions, MarginProblem
 from geolip_lirpa.margin_work import NetworkMemory
 from geolip_lirpa.margins import network_margins, require_served
 from geolip_lirpa.network import Network
-from geolip_lirpa.radius import RadiusOptions, network_radii
+from geolip_lirpa.radius import InputRadius, RadiusOptions, network_radii
 from geolip_lirpa.report.certification import (
     CertificationOutcome,
     ImageRecord,
@@ -60,8 +61,10 @@ def run_certify(request: CertifyRequest) -> ExitCode:
         GeolipError: bad input, or something that is needed is missing.
     """
     begin = time.perf_counter()
+    resumed = request.resume is not None and os.path.exists(request.resume)
     with only_results_on_stdout(request.debug):
         run = _Run(request)
+        run.make_folder(resumed)
         if run.images.note is not None:
             print_note(run.images.note, request.quiet)
         outcome = run.outcome()
@@ -116,7 +119,24 @@ class _Run:
         self.records = {i: _restored(request.resume, i, r) for i, r in self.journal.finished.items()}
         self.memory = NetworkMemory()
         self.failure: WorkerError | None = None
+        # of the image at work, for when it is interrupted
+        self.unfinished: tuple[ImageRecord, InputRadius] | None = None
         self.versions = versions(host_version())
+
+    def make_folder(self, resumed: bool) -> None:
+        """Make the folder of certificates; refuse one with files that a new run would overwrite.
+
+        Raises:
+            SpecificationError: names the folder or the first file.
+        """
+        if self.request.certificates is None:
+            return
+        folder = made_folder("--certificates", self.request.certificates)
+        for path in (_certificate_path(folder, index) for index in self.images.indices):
+            if not resumed and path.exists():
+                raise SpecificationError(
+                    f"--certificates: {path} is there already, from another run. Name another folder, or remove it."
+                )
 
     def outcome(self) -> CertificationOutcome:
         """Work on all images that are not finished."""
@@ -130,12 +150,15 @@ class _Run:
                 if progress is not None:
                     progress(len(self.records), len(numbers))
                 for record in finished:
-                    self.records[record.index] = record
+                    self.records[record.index], self.unfinished = record, None
                     self.journal.add(record.index, asdict(record))
                     if progress is not None:
                         progress(len(self.records), len(numbers))
         except KeyboardInterrupt:
             interrupted = True
+            if self.unfinished is not None:
+                # worth showing, but not finished: the file for --resume does not have it
+                self.records[self.unfinished[0].index] = self._with_radius(*self.unfinished)
         except WorkerError as error:
             self.failure = error
         return CertificationOutcome(
@@ -195,7 +218,8 @@ class _Run:
             return self._radius(record, self.network, margin_set, rows, options)
         offsets = torch.zeros((1, len(rows)), dtype=torch.float64)
         problem = MarginProblem(self.network, (margin_set,), rows[None], offsets)
-        result = network_margins(problem, options, memory=self.memory)
+        end = time.monotonic() + request.timeout
+        result = network_margins(problem, options, memory=self.memory, over=lambda: time.monotonic() > end)
         lower, attacked = float(result.lower.min()), float(result.attacked.min())
         status = "proven" if lower > 0 else "attacked" if attacked <= 0 else "open"
         methods = "+".join(sorted({row.method for row in result.rows if row.method}))
@@ -208,24 +232,34 @@ class _Run:
     def _radius(
         self, record: ImageRecord, network: Network, margin_set: MarginSet, rows: Tensor, options: MarginOptions
     ) -> ImageRecord:
-        found = network_radii(
-            network, [margin_set], [rows], RadiusOptions(options, self.request.gap), memory=self.memory
-        ).inputs[0]
+        radii = RadiusOptions(options, self.request.gap, timeout=self.request.timeout)
+
+        def keep(better: InputRadius) -> None:
+            self.unfinished = record, better
+
+        found = network_radii(network, [margin_set], [rows], radii, memory=self.memory, better=keep).inputs[0]
+        return self._with_radius(record, found)
+
+    def _with_radius(self, record: ImageRecord, found: InputRadius) -> ImageRecord:
         claims = () if found.certificate is None else found.certificate.claims
         path = None if found.certificate is None else self._written(record.index, found.certificate)
         return replace(
             record, status="proven" if found.lower > 0 else "open", lower=found.lower or None,
             attacked=found.upper if math.isfinite(found.upper) else None,
-            method="+".join(sorted({c.method for c in claims})), certificate=path,
+            method="+".join(sorted({c.method for c in claims})), certificate=path, seconds=found.seconds,
         )  # fmt: skip
 
     def _written(self, index: int, certificate: MarginCertificate) -> str | None:
         if self.request.certificates is None:
             return None
-        path = made_folder("--certificates", self.request.certificates) / f"image-{index:05d}.json"
+        path = _certificate_path(self.request.certificates, index)
         metadata = subject_metadata(self.subject) | {"versions": dict(self.versions), "image": index}
         save_margins(replace(certificate, metadata=metadata), path)
         return str(path)
+
+
+def _certificate_path(folder: Path, index: int) -> Path:
+    return folder / f"image-{index:05d}.json"
 
 
 def _image_elsewhere(request: CertifyRequest, identity: str, index: int) -> ImageRecord:

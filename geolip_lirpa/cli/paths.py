@@ -1,6 +1,7 @@
 """Files named on the command line, checked before hours of work depend on them.
 
-Place in the data flow: level 12, used by the commands.
+Place in the data flow: level 12, used by the commands. Questions go to `os.path`, which says no to a name that is too
+long or lies in a closed folder, where `pathlib` raises.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ def require_file(option: str, path: Path) -> None:
     Raises:
         SpecificationError: names the option and the path.
     """
-    if path.is_dir():
+    if os.path.isdir(path):
         raise SpecificationError(f"{option}: {path} is a directory; expected a file. Name the file inside it.")
-    if not path.exists():
+    if not os.path.exists(path):
         raise SpecificationError(f"{option}: {path}: no such file. Check the path.")
     if not os.access(path, os.R_OK):
         raise SpecificationError(f"{option}: {path} cannot be read. Check its permissions.")
@@ -36,11 +37,11 @@ def require_writable(option: str, path: Path) -> None:
         SpecificationError: names the option and the path.
     """
     folder = path.parent
-    if path.is_dir():
+    if os.path.isdir(path):
         raise SpecificationError(f"{option}: {path} is a directory; expected the name of a file to write.")
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise SpecificationError(f"{option}: {folder} is not a folder. Create it first, or name another one.")
-    if not os.access(folder, os.W_OK) or (path.exists() and not os.access(path, os.W_OK)):
+    if not os.access(folder, os.W_OK) or (os.path.exists(path) and not os.access(path, os.W_OK)):
         raise SpecificationError(f"{option}: {path} cannot be written. Name a file in a writable folder.")
 
 
@@ -52,8 +53,8 @@ def require_folder(option: str, folder: Path | None) -> None:
     """
     if folder is None:
         return
-    place = folder if folder.exists() else folder.parent
-    if not place.is_dir() or not os.access(place, os.W_OK):
+    place = folder if os.path.exists(folder) else folder.parent
+    if not os.path.isdir(place) or not os.access(place, os.W_OK):
         raise SpecificationError(f"{option}: {folder} is no writable folder and cannot be made one. Name another one.")
 
 

@@ -55,7 +55,8 @@ def supports_command(
     lines = CAPABILITIES.get(capability.removeprefix("--"))
     if lines is None:
         raise SpecificationError(
-            f"CAPABILITY: got {capability!r}; allowed are --{', --'.join(CAPABILITIES)}. Choose one of these."
+            f"CAPABILITY: got {capability!r}; allowed are --{', --'.join(CAPABILITIES)}. Choose one of these; "
+            "whether a network can be read, lipschitz and verify say."
         )
     print_text("\n".join(lines))
     return ExitCode.OK

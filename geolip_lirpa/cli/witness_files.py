@@ -28,7 +28,9 @@ def write_witness(folder: Path, finished: Finished) -> Path:
 def witness_name(onnx: str, vnnlib: str, method: str) -> str:
     """A readable name that no other instance has."""
     stems = [
-        re.sub(r"\.(onnx|vnnlib)(\.gz)?$", "", path.replace("\\", "/").rpartition("/")[2]) for path in (onnx, vnnlib)
+        re.sub(r"\.(onnx|vnnlib)(\.gz)?$", "", path.replace("\\", "/").rpartition("/")[2])[:70]
+        for path in (onnx, vnnlib)
     ]
-    plain = re.sub(r"[^A-Za-z0-9._-]", "_", "-".join([*stems, method]))[:150]
-    return f"{plain}-{hashlib.sha256(f'{onnx} {vnnlib}'.encode()).hexdigest()[:8]}"
+    plain = re.sub(r"[^A-Za-z0-9._-]", "_", "-".join([*stems, method]))
+    # no path has the separator
+    return f"{plain}-{hashlib.sha256(chr(0).join((onnx, vnnlib, method)).encode()).hexdigest()[:8]}"

@@ -84,10 +84,11 @@ def _duels(comparison: Comparison) -> list[dict[str, Any]]:
 
 
 def _limits(comparison: Comparison) -> list[float]:
-    """Powers of ten among the times, four at most and the largest ones."""
-    longest = max([row.seconds for row in comparison.rows if comparison.is_solved(row)], default=1.0)
-    top = math.ceil(math.log10(max(longest, 0.1)))
-    return [10.0**power for power in range(top - 3, top + 1)]
+    """Powers of ten among the times, four at most and the largest ones, from the first in which something is solved."""
+    seconds = [row.seconds for row in comparison.rows if comparison.is_solved(row)]
+    top = math.ceil(math.log10(max([*seconds, 0.1])))
+    limits = [10.0**power for power in range(top - 3, top + 1)]
+    return [limit for limit in limits if limit >= min(seconds, default=1.0)] or limits[-1:]
 
 
 def _plots(comparison: Comparison) -> dict[str, Sequence[Plot]]:

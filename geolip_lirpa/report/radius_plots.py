@@ -56,7 +56,7 @@ def draw_accuracy(axes: Axes, images: Sequence[ImageRecord], label: str) -> None
     axes.xaxis.set_major_formatter(FuncFormatter(plain))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g} %"))
     axes.set_xlabel(label)
-    axes.set_ylabel(f"of {len(images)} images")
+    axes.set_ylabel(f"share of {len(images)} images")
     axes.legend(loc="upper right")
 
 

@@ -70,6 +70,8 @@ def relu_lines(low: Tensor, high: Tensor) -> ReluLines:
     width = torch.where(unstable, high - low, 1.0)
     # one rounding in the width, one in the quotient, one here; relative ones, which a quotient that underflows has not
     slope = (high / width).clamp(min=TINY) * (1.0 + 8 * UNIT_ROUNDOFF)
+    # a width that overflows says nothing about the slope: what rests on it shall be no number
+    slope = torch.where(width.isinf(), torch.nan, slope)
     active = (low >= 0).to(low.dtype)
     upper = torch.where(unstable, slope, active)
     intercept = torch.where(unstable, slope * -low * (1.0 + 4 * UNIT_ROUNDOFF) + TINY, 0.0)
