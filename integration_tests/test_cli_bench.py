@@ -11,6 +11,7 @@ from command_line import Command, require_error
 
 from geolip_lirpa.cli import bench_request
 from geolip_lirpa.cli.exit_codes import ExitCode
+from geolip_lirpa.cli.witness_files import witness_name
 from geolip_lirpa.report.bench_rows import csv_header
 
 
@@ -106,6 +107,16 @@ def test_compressed_files_are_found(run: Command, tmp_path: Path) -> None:
     assert run("bench", instances, "--out", tmp_path / "r.csv").code == ExitCode.OK
     (row,) = rows_of(tmp_path / "r.csv")
     assert (row.vnnlib, row.verdict) == ("vnnlib/p0.vnnlib", "unsat")
+
+
+def test_names_of_witnesses_are_different() -> None:
+    long = "x" * 300
+    keys = [
+        (f"{long}.onnx", f"{long}.vnnlib", "crown"), (f"{long}.onnx", f"{long}.vnnlib", "combined"),
+        (f"{long}y.onnx", f"{long}.vnnlib", "crown"), ("a b", "c", "crown"), ("a", "b c", "crown"),
+    ]  # fmt: skip
+    names = {witness_name(*key) for key in keys}
+    assert len(names) == len(keys) and all(len(name) < 200 for name in names)
 
 
 def test_witnesses_are_written(run: Command, tmp_path: Path) -> None:

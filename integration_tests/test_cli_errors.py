@@ -275,3 +275,24 @@ def test_damaged_models_never_give_a_traceback(damaged: Path, flips: list[tuple[
 def damaged(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file to overwrite."""
     return tmp_path_factory.mktemp("damaged") / "net.onnx"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("lipschitz", "LONG"),
+        ("certify", "MODEL", "DATA", "--eps", "0.1", "--images", "0", "--certificates", "LONG"),
+        ("certify", "MODEL", "DATA", "--eps", "0.1", "--images", "0", "--resume", "LONG"),
+        ("check", "LONG", "MODEL"),
+        ("verify", "LONG", "--network", "N=MODEL"),
+        ("bench", "INSTANCES", "--out", "LONG"),
+    ],
+)
+def test_names_that_no_file_can_have(run: Command, tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    folder = Path(__file__).parents[1] / "vnnlib_specs"
+    words = {
+        "LONG": str(tmp_path / ("a" * 300)), "MODEL": str(folder / "digits_32-32.onnx"),
+        "DATA": str(folder / "digits_test.npz"), "INSTANCES": str(folder / "instances.csv"),
+        "N=MODEL": f"N={folder / 'digits_32-32.onnx'}",
+    }  # fmt: skip
+    require_error(run(*(words.get(word, word) for word in arguments)), ExitCode.BAD_INPUT, "a" * 300)

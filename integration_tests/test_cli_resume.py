@@ -15,6 +15,7 @@ import pytest
 from certify_runs import CERTIFY, DATA, FOLDER, MODEL, RADIUS, answers, arrays, require_consistent, write
 from command_line import Command, require_error
 
+from geolip_lirpa import radius
 from geolip_lirpa.cli import certify_run
 from geolip_lirpa.cli.exit_codes import ExitCode
 
@@ -79,6 +80,53 @@ def test_interrupted_table_says_so(run: Command, monkeypatch: pytest.MonkeyPatch
     result = run(*RADIUS)
     assert result.code == ExitCode.INTERRUPTED and "interrupted: the images above" in result.out
     assert run(*RADIUS, "--json").json["seconds_per_image"] is None
+
+
+def test_an_interrupted_image_keeps_its_best_radius(
+    run: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is shown with its certificate, but not taken for finished."""
+    bound, calls = radius.network_margins, []
+
+    def counted(*given: Any, **named: Any) -> Any:
+        calls.append(given)
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+        return bound(*given, **named)
+
+    arguments = (
+        "radius", MODEL, DATA, "--method", "crown", "--images", "0-1", "--resume", tmp_path / "run.jsonl",
+        "--certificates", tmp_path / "proofs", "--json",
+    )  # fmt: skip
+    with monkeypatch.context() as patch:
+        patch.setattr(radius, "network_margins", counted)
+        stopped = run(*arguments)
+    assert stopped.code == ExitCode.INTERRUPTED and [row["index"] for row in stopped.json["rows"]] == [0]
+    row = stopped.json["rows"][0]
+    checked = run("check", row["certificate"], MODEL, "--json")
+    assert checked.code == ExitCode.OK and row["status"] == "proven"
+    assert images_in(tmp_path / "run.jsonl") == []
+    final = run(*arguments).json["rows"]
+    assert len(final) == 2 and 0 < row["lower"] <= final[0]["lower"]
+
+
+def test_certificates_of_another_run_are_not_overwritten(run: Command, tmp_path: Path) -> None:
+    arguments = (
+        *CERTIFY[:3],
+        "--norm",
+        "inf",
+        "--eps",
+        "0.001",
+        "--images",
+        "1",
+        "--certificates",
+        tmp_path / "proofs",
+    )
+    assert run(*arguments).code == ExitCode.OK
+    before = {path.name: path.read_bytes() for path in (tmp_path / "proofs").iterdir()}
+    again = run(*arguments)
+    require_error(again, ExitCode.BAD_INPUT, "--certificates", "image-00001.json", "Name another folder")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "proofs").iterdir()} == before != {}
 
 
 def test_radii_are_resumed(run: Command, tmp_path: Path) -> None:

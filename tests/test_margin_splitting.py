@@ -60,11 +60,17 @@ def test_budgets_end_the_search() -> None:
     assert not splitter.search(margin_set, row, 0.0, sampled - 0.05, 1).proven
 
 
-@pytest.mark.parametrize("lower", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("lower", [math.nan, math.inf, -math.inf, 1.7976931348623157e308])
 def test_numbers_that_are_none_are_not_proven(lower: float) -> None:
     network = random_mlp(0, (3, 4, 2))
     margin_set = MarginSet(torch.zeros(3, dtype=torch.float64), 0.1, Norm.LINF)
     assert not MarginSplitter(network).search(margin_set, torch.ones(2, dtype=torch.float64), 0.0, lower, 10).proven
+
+
+def test_boxes_beyond_doubles_are_not_proven() -> None:
+    margin_set = MarginSet(torch.full((3,), 1.7e308, dtype=torch.float64), 1e308, Norm.LINF)
+    row = torch.ones(2, dtype=torch.float64)
+    assert not MarginSplitter(random_mlp(0, (3, 4, 2))).search(margin_set, row, 0.0, -1.0, 10).proven
 
 
 def test_other_sets_and_networks_are_not_served() -> None:

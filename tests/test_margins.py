@@ -288,3 +288,31 @@ def test_wrong_arguments_are_refused() -> None:
         MarginProblem(network, (margin_set,), torch.zeros((1, 2, 3)).double(), torch.zeros((1, 3)).double())
     with pytest.raises(SpecificationError, match="relative_gap"):
         RadiusOptions(relative_gap=-1.0)
+
+
+def test_a_limit_of_time_leaves_the_best_radius() -> None:
+    network = random_mlp(3, (4, 6, 3))
+    center = torch.zeros(4, dtype=torch.float64)
+    label = int(network.forward(center[None])[0].argmax())
+    sets, rows = [MarginSet(center, 0.0, Norm.L2)], [class_rows(label, 3)]
+    proven: list[float] = []
+    whole = network_radii(network, sets, rows, RadiusOptions(), better=lambda r: proven.append(r.lower)).inputs[0]
+    assert len(proven) >= 2 and proven == sorted(proven) and proven[-1] == whole.lower
+    short = network_radii(network, sets, rows, RadiusOptions(timeout=1e-9)).inputs[0]
+    assert short.proofs == 1 and short.lower <= whole.lower
+    with pytest.raises(SpecificationError, match="timeout"):
+        RadiusOptions(timeout=math.nan)
+
+
+def test_attacks_go_on_below_the_smallest_attacked_radius() -> None:
+    """A weak method leaves a wide gap; the attack alone narrows it to what a strong method leaves."""
+    network = random_mlp(3, (4, 6, 3))
+    center = torch.zeros(4, dtype=torch.float64)
+    label = int(network.forward(center[None])[0].argmax())
+    sets, rows = [MarginSet(center, 0.0, Norm.L2)], [class_rows(label, 3)]
+    weak, strong = (
+        network_radii(network, sets, rows, RadiusOptions(MarginOptions(method, whole=True))).inputs[0]
+        for method in ("ibp", "combined")
+    )
+    assert weak.lower < 0.9 * strong.lower
+    assert strong.lower <= min(weak.upper, strong.upper) and weak.upper <= 1.03 * strong.upper
