@@ -15,7 +15,7 @@ from specification_files import FOLDER, instance
 
 from geolip_lirpa import bounding, network_lipschitz
 from geolip_lirpa.baselines.matrix_free import NodeRadii
-from geolip_lirpa.cli import verify_run
+from geolip_lirpa.cli import terminal, verify_run
 from geolip_lirpa.cli.exit_codes import ExitCode
 
 
@@ -38,6 +38,14 @@ def stopped_after(monkeypatch: pytest.MonkeyPatch, proofs: int) -> list[object]:
     monkeypatch.setattr(bounding, "_prove", counted)
     monkeypatch.setattr(network_lipschitz, "NodeRadii", watched)
     return radii
+
+
+def test_long_runs_say_in_files_how_far_they_are(run: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = ("certify", FOLDER / "digits_32-32.onnx", FOLDER / "digits_test.npz", "--eps", "0", "--images", "0-2")
+    assert run(*arguments).err == ""
+    monkeypatch.setattr(terminal, "_LINE_SECONDS", 0.0)
+    assert run(*arguments).err == "".join(f"images {done}/3\n" for done in range(4))
+    assert run(*arguments, "--quiet").err == ""
 
 
 def test_bounds_of_coordinates_need_no_radii(

@@ -376,6 +376,11 @@ def test_violations_on_faces_are_found_where_gradients_vanish(drawn: int, finds:
     assert all(point[0] >= 0.998 and abs(point[1] - 0.5) < 0.1 for point, _ in found)
 
 
+def test_lines_of_bounds_whose_width_overflows_are_no_numbers() -> None:
+    wide = torch.tensor([[1.7e308]], dtype=torch.float64)
+    assert torch.isnan(relu_lines(-wide, wide).upper).all()
+
+
 @given(SEEDS)
 def test_a_step_back_through_relus_is_its_formula(seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)

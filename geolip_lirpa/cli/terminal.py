@@ -16,6 +16,9 @@ from typing import Any
 
 from geolip_lirpa.cli.exit_codes import ExitCode
 
+# Between two lines about progress in a file.
+_LINE_SECONDS = 30.0
+
 
 def allow_any_text() -> None:
     """Write what the terminal's encoding does not have (a letter of a file name) as an escape instead of failing."""
@@ -60,9 +63,15 @@ def only_results_on_stdout(debug: bool) -> Iterator[None]:
 
 @contextlib.contextmanager
 def progress_bar(label: str, shown: bool) -> Iterator[Callable[[int, int], None] | None]:
-    """A callback for ``(finished, all)`` that moves a bar on standard error; None where no one would see it."""
-    if not shown or not sys.stderr.isatty():
+    """A callback for ``(finished, all)`` that moves a bar on standard error; None where nothing is to be shown.
+
+    Where standard error is no terminal, a file of a long run for example, it gets a line now and then.
+    """
+    if not shown:
         yield None
+        return
+    if not sys.stderr.isatty():
+        yield _line_now_and_then(label)
         return
     from rich import progress as bars
     from rich.console import Console
@@ -77,6 +86,18 @@ def progress_bar(label: str, shown: bool) -> Iterator[Callable[[int, int], None]
     ) as progress:
         task = progress.add_task(label, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+def _line_now_and_then(label: str) -> Callable[[int, int], None]:
+    last = time.monotonic()
+
+    def report(done: int, total: int) -> None:
+        nonlocal last
+        if time.monotonic() - last >= _LINE_SECONDS:
+            last = time.monotonic()
+            print(f"{label} {done}/{total}", file=sys.stderr)
+
+    return report
 
 
 @contextlib.contextmanager
