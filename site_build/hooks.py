@@ -33,6 +33,9 @@ _EXAMPLE_LINKS = (
     (r"\]\(pictures/", "](assets/examples/"),
 )
 
+# Code with escaped bars: other readers of Markdown need these in tables, where Python-Markdown shows the backslash.
+_CELL_CODE = re.compile(r"`[^`\n]*\\\|[^`\n]*`")
+
 #: The one file of MathJax that draws formulas as SVG, without fonts, from the package django-static-mathjax.
 MATHJAX = "mathjax/static/mathjax/es5/tex-svg.js"
 
@@ -51,7 +54,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Put drawn diagrams into the place of their descriptions."""
+    """Put drawn diagrams into the place of their descriptions, and plain bars into code in tables."""
 
     def drawn(fence: re.Match[str]) -> str:
         picture = picture_of(fence[1])
@@ -59,7 +62,7 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
             raise PluginError(f"{picture}: no drawing of a diagram that was changed. Run `make pictures`.")
         return f'<figure class="diagram" markdown="0">{picture.read_text(encoding="utf-8").strip()}</figure>'
 
-    return FENCE.sub(drawn, markdown)
+    return _CELL_CODE.sub(lambda code: code[0].replace("\\|", "|"), FENCE.sub(drawn, markdown))
 
 
 def _with_links(text: str) -> str:

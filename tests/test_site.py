@@ -64,3 +64,10 @@ def test_every_diagram_is_drawn() -> None:
 
     drawings = {picture_of(text) for text in diagrams()}
     assert drawings and drawings == set(PICTURES.glob("*.svg"))
+
+
+def test_bars_in_code_of_tables_are_plain() -> None:
+    from site_build.hooks import on_page_markdown
+
+    row = r"| `--norm inf\|2\|1` | p of \|x\| | `2` |"
+    assert on_page_markdown(row) == r"| `--norm inf|2|1` | p of \|x\| | `2` |"
