@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from geolip_lirpa.errors import ModelError
 from geolip_lirpa.onnx_rewrite import (
     require_full_precision,
+    with_explicit_padding,
     with_plain_average_pools,
     with_stored_weights,
     with_weights_right,
@@ -84,7 +85,7 @@ def load_onnx(path: str | Path, logits: bool = False) -> OnnxModel:
     require_full_precision(model, _graph_inputs(model)[0].type.tensor_type.elem_type)
     declared = _declared_shape(file, model)
     model = with_stored_weights(without_empty_padding(without_softmax(onnx, model) if logits else model))
-    model = with_plain_average_pools(onnx, model)
+    model = with_plain_average_pools(onnx, with_explicit_padding(onnx, model))
     if not _has_batch(declared):
         model = with_weights_right(onnx, model)
     module = _to_module(onnx, file, model)

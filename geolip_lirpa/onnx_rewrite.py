@@ -18,6 +18,7 @@ _SHAPE_READERS = ("Shape", "Size")
 _DOUBLE = 11
 # operators whose weights onnx2torch looks for among the initializers alone
 _WEIGHTED = ("Conv", "ConvTranspose")
+_PADDED = ("Conv", "MaxPool", "AveragePool")
 # the last opset whose average pools have no dilations
 _PLAIN_POOLS = 18
 
@@ -51,6 +52,48 @@ def with_stored_weights(model: Any) -> Any:
             result.graph.initializer[-1].name = node.output[0]
             result.graph.node.remove(node)
     return result
+
+
+def with_explicit_padding(onnx: Any, model: Any) -> Any:
+    """Write the padding that ``auto_pad`` asks for as ``pads``; nodes of unknown shapes are left as they are.
+
+    SAME_UPPER and SAME_LOWER make outputs of ceil(n / stride) entries out of n. An odd number of zeros has the larger
+    half at the end or at the beginning.
+    """
+    if not any(_attribute(node, "auto_pad") for node in model.graph.node):
+        return model
+    result = copy.deepcopy(model)
+    shapes = _shapes(onnx.shape_inference.infer_shapes(result))
+    weights = {tensor.name: list(tensor.dims) for tensor in result.graph.initializer}
+    for node in result.graph.node:
+        auto, kernel = _attribute(node, "auto_pad"), _attribute(node, "kernel_shape")
+        if auto is None or node.op_type not in _PADDED:
+            continue
+        size = list(kernel.ints) if kernel is not None else weights.get(node.input[1], [])[2:]
+        pads = _pads(node, auto.s.decode(), shapes.get(node.input[0], [])[2:], size)
+        if pads is not None:
+            kept = [a for a in node.attribute if a.name not in ("auto_pad", "pads")]
+            del node.attribute[:]
+            node.attribute.extend([*kept, onnx.helper.make_attribute("pads", pads)])
+    return result
+
+
+def _pads(node: Any, auto: str, shape: list[int], kernel: list[int]) -> list[int] | None:
+    """Zeros before and behind each dimension, all beginnings first; None: ``pads`` says it, or sizes are unknown."""
+    if auto == "VALID":
+        return [0] * (2 * len(kernel))
+    if auto not in ("SAME_UPPER", "SAME_LOWER") or len(shape) != len(kernel) or not all(shape):
+        return None
+    strides, dilations = (
+        [1] * len(kernel) if found is None else list(found.ints)
+        for found in (_attribute(node, "strides"), _attribute(node, "dilations"))
+    )
+    short, long = [], []
+    for n, k, stride, dilation in zip(shape, kernel, strides, dilations, strict=True):
+        total = max(0, (-(-n // stride) - 1) * stride + (k - 1) * dilation + 1 - n)
+        short.append(total // 2)
+        long.append(total - total // 2)
+    return [*short, *long] if auto == "SAME_UPPER" else [*long, *short]
 
 
 def with_plain_average_pools(onnx: Any, model: Any) -> Any:
@@ -87,10 +130,10 @@ def with_plain_average_pools(onnx: Any, model: Any) -> Any:
 def with_weights_right(onnx: Any, model: Any) -> Any:
     """Write ``W @ x`` with a vector x as ``x @ W^T``, to which a batch dimension can be added."""
     result = copy.deepcopy(model)
-    ranks = _ranks(onnx.shape_inference.infer_shapes(result))
+    shapes = _shapes(onnx.shape_inference.infer_shapes(result))
     weights = {tensor.name: tensor for tensor in result.graph.initializer}
     for node in result.graph.node:
-        if node.op_type != "MatMul" or node.input[0] not in weights or ranks.get(node.input[1]) != 1:
+        if node.op_type != "MatMul" or node.input[0] not in weights or len(shapes.get(node.input[1], [])) != 1:
             continue
         weight = onnx.numpy_helper.to_array(weights[node.input[0]])
         if weight.ndim == 2:
@@ -179,10 +222,12 @@ def _attribute(node: Any, name: str) -> Any | None:
     return next((attribute for attribute in node.attribute if attribute.name == name), None)
 
 
-def _ranks(model: Any) -> dict[str, int]:
+def _shapes(model: Any) -> dict[str, list[int]]:
+    """Shapes of values, 0 for a size that is not known."""
     graph = model.graph
     values = (*graph.input, *graph.value_info, *graph.output)
-    return {v.name: len(v.type.tensor_type.shape.dim) for v in values if v.type.tensor_type.HasField("shape")}
+    known = [v for v in values if v.type.tensor_type.HasField("shape")]
+    return {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in known}
 
 
 def _without_unused(model: Any) -> Any:

@@ -372,6 +372,34 @@ def test_average_pools_of_later_opsets(tmp_path: Path, opset: int, dilations: tu
     torch.testing.assert_close(load_onnx(path).module(x), expected)
 
 
+@pytest.mark.parametrize("auto", ["SAME_UPPER", "SAME_LOWER", "VALID", "NOTSET"])
+@pytest.mark.parametrize(
+    ("kind", "kernel", "stride"), [("Conv", 3, 1), ("Conv", 3, 2), ("Conv", 2, 1), ("MaxPool", 2, 2)]
+)
+def test_padding_by_name(tmp_path: Path, auto: str, kind: str, kernel: int, stride: int) -> None:
+    """As other frameworks export it; odd numbers of zeros fall on one side."""
+    runtime = pytest.importorskip("onnxruntime")
+    weight = np.random.default_rng(0).standard_normal((2, 2, kernel, kernel)).astype(np.float32)
+    inputs = ["x", "w"] if kind == "Conv" else ["x"]
+    layer = helper.make_node(
+        kind, inputs, ["h"], kernel_shape=[kernel, kernel], strides=[stride, stride], auto_pad=auto
+    )  # fmt: skip
+    nodes = [layer, helper.make_node("Relu", ["h"], ["r"]), helper.make_node("Flatten", ["r"], ["y"])]
+    ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in (("x", [1, 2, 5, 7]), ("y", [1, "n"]))]
+    weights = [numpy_helper.from_array(weight, "w")] if kind == "Conv" else []
+    graph = helper.make_graph(nodes, "padded", ends[:1], ends[1:], weights)
+    path = tmp_path / "padded.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), path)
+    x = np.random.default_rng(1).standard_normal((1, 2, 5, 7)).astype(np.float32)
+    (expected,) = runtime.InferenceSession(str(path)).run(None, {"x": x})
+    found = load_onnx(path)
+    torch.testing.assert_close(found.module(torch.from_numpy(x)), torch.from_numpy(expected), rtol=1e-4, atol=1e-5)
+    if auto == "SAME_UPPER" and (kind, kernel) == ("Conv", 3):
+        network = extract_network(bounded_module(found))
+        value = network.forward(torch.from_numpy(x).double()).float().reshape(1, -1)
+        torch.testing.assert_close(value, torch.from_numpy(expected), rtol=1e-4, atol=1e-5)
+
+
 def test_convolution_weights_in_constant_nodes(tmp_path: Path) -> None:
     """They are read as initializers, also where another node shares them; NaN in them is found all the same."""
     weight = np.random.default_rng(0).standard_normal((2, 2, 1, 1)).astype(np.float32)
