@@ -55,10 +55,11 @@ def with_stored_weights(model: Any) -> Any:
 
 
 def with_explicit_padding(onnx: Any, model: Any) -> Any:
-    """Write the padding that ``auto_pad`` asks for as ``pads``; nodes of unknown shapes are left as they are.
+    """Write the padding that ``auto_pad`` asks for as ``pads``; nodes of which it is not certain are left as they are.
 
     SAME_UPPER and SAME_LOWER make outputs of ceil(n / stride) entries out of n. An odd number of zeros has the larger
-    half at the end or at the beginning.
+    half at the end or at the beginning. With dilations, and where entries would have to be cut off instead, engines
+    disagree with each other; what is left is refused by the reader.
     """
     if not any(_attribute(node, "auto_pad") for node in model.graph.node):
         return model
@@ -88,11 +89,11 @@ def _pads(node: Any, auto: str, shape: list[int], kernel: list[int]) -> list[int
         [1] * len(kernel) if found is None else list(found.ints)
         for found in (_attribute(node, "strides"), _attribute(node, "dilations"))
     )
-    short, long = [], []
-    for n, k, stride, dilation in zip(shape, kernel, strides, dilations, strict=True):
-        total = max(0, (-(-n // stride) - 1) * stride + (k - 1) * dilation + 1 - n)
-        short.append(total // 2)
-        long.append(total - total // 2)
+    totals = [(-(-n // stride) - 1) * stride + k - n for n, k, stride in zip(shape, kernel, strides, strict=True)]
+    if min(totals) < 0 or max(dilations) > 1:
+        return None
+    short = [total // 2 for total in totals]
+    long = [total - total // 2 for total in totals]
     return [*short, *long] if auto == "SAME_UPPER" else [*long, *short]
 
 
