@@ -230,6 +230,14 @@ def test_any_slopes_and_forces_give_bounds_on_the_domain(seed: int) -> None:
         values = values.clamp(min=0)
     at = (chain.forward(x) @ row[0])[inside]
     assert (at >= lower[0] - 1e-12).all()
+    # the same with what is chosen for some columns alone
+    columns = [((low < 0) & (high > 0) | (sign != 0))[0].nonzero()[:, 0]
+               for (low, high), sign in zip(domain.hidden, domain.signs, strict=True)]  # fmt: skip
+    some = [[values[:, index] for values, index in zip(layers, columns, strict=True)] for layers in (slopes, shifts)]
+    for rigorous in (True, False):
+        whole, _ = bounds.rows(row, torch.tensor([0]), slopes, shifts, rigorous=rigorous)
+        part, _ = bounds.rows(row, None, *some, columns=columns, rigorous=rigorous)
+        assert torch.allclose(part, whole, rtol=1e-13, atol=1e-13)
 
 
 @given(SEEDS)

@@ -9,21 +9,18 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import threading
-import time
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import CancelledError
 from typing import Any
 
 from geolip_lirpa.cli.bench_job import Finished, Job, failed, work
-from geolip_lirpa.cli.processes import without_interrupts
+from geolip_lirpa.cli.processes import end_with, without_interrupts
 from geolip_lirpa.errors import ClusterUnavailableError, SpecificationError, WorkerError
 
 BACKENDS = ("loky", "dask")
 _CONNECT = "10s"
 # A pool that breaks so often without finishing anything will not recover.
 _MOST_RESTARTS = 3
-_WATCH, _WATCH_SECONDS = "geolip-parent", 0.5
 
 
 def finished_jobs(
@@ -87,20 +84,8 @@ def _pool(jobs: Sequence[Job], workers: int) -> Iterator[tuple[str, Finished]]:
 
 
 def _named(job: Job, parent: int) -> tuple[str, Finished]:
-    _end_with(parent)
+    end_with(parent)
     return _name(job), work(job)
-
-
-def _end_with(parent: int) -> None:
-    """Let this worker end soon after its parent: loky's workers would wait for minutes for work that never comes."""
-    if parent != os.getpid() and all(thread.name != _WATCH for thread in threading.enumerate()):
-        threading.Thread(target=_watch, args=(parent,), name=_WATCH, daemon=True).start()
-
-
-def _watch(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(_WATCH_SECONDS)
-    os._exit(1)
 
 
 def _name(job: Job) -> str:

@@ -16,6 +16,7 @@ from geolip_lirpa.cli.bench_job import Finished, Job
 from geolip_lirpa.cli.bench_request import BenchRequest
 from geolip_lirpa.cli.comparison_inputs import load_expectations
 from geolip_lirpa.cli.exit_codes import ExitCode
+from geolip_lirpa.cli.paths import made_folder
 from geolip_lirpa.cli.results_file import Key, ResultsFile, key
 from geolip_lirpa.cli.terminal import print_error, print_note, print_result, print_text, progress_bar
 from geolip_lirpa.cli.witness_files import write_witness
@@ -66,6 +67,8 @@ def _job(request: BenchRequest, instance: Instance, method: str, benchmark: str,
 
 def _work(request: BenchRequest, jobs: dict[Key, Job], results: ResultsFile) -> bool:
     """Do what is not finished; whether Ctrl-C ended it."""
+    if request.witnesses is not None:
+        made_folder("--witnesses", request.witnesses)
     left = [job for k, job in jobs.items() if k not in results.finished]
     done = finished_jobs(left, request.backend, request.jobs, request.scheduler)
     try:

@@ -132,8 +132,8 @@ class _Run:
         if self.request.certificates is None:
             return
         folder = made_folder("--certificates", self.request.certificates)
-        for path in (_certificate_path(folder, index) for index in self.images.indices):
-            if not resumed and path.exists():
+        for path in () if resumed else (_certificate_path(folder, index) for index in self.images.indices):
+            if path.exists():
                 raise SpecificationError(
                     f"--certificates: {path} is there already, from another run. Name another folder, or remove it."
                 )

@@ -90,17 +90,22 @@ def _results(
 
 
 def _numbered(task: Callable[[int], Result], number: int, parent: int) -> tuple[int, Result]:
-    _end_with(parent)
+    end_with(parent)
     return number, task(number)
 
 
 @functools.lru_cache(maxsize=1)
-def _end_with(parent: int) -> None:
-    """End this process soon after its parent, which may be killed without a chance to say so."""
+def end_with(parent: int) -> None:
+    """End this process soon after its parent, which may be killed without a chance to say so.
+
+    loky's workers would wait for minutes for work that never comes. Where `parent` is this process nothing is watched.
+    """
+    if parent == os.getpid():
+        return
 
     def watch() -> None:
         while os.getppid() == parent:
-            time.sleep(1.0)
+            time.sleep(0.5)
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()

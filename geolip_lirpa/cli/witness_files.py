@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 
 from geolip_lirpa.cli.bench_job import Finished
-from geolip_lirpa.cli.paths import made_folder, write_file
+from geolip_lirpa.cli.paths import write_file
 
 
 def write_witness(folder: Path, finished: Finished) -> Path:
@@ -20,7 +20,7 @@ def write_witness(folder: Path, finished: Finished) -> Path:
         SpecificationError: the file cannot be written.
     """
     row = finished.row
-    path = made_folder("--witnesses", folder) / f"{witness_name(row.onnx, row.vnnlib, row.method)}.counterexample"
+    path = folder / f"{witness_name(row.onnx, row.vnnlib, row.method)}.counterexample"
     write_file("--witnesses", path, (finished.witness or "").encode())
     return path
 

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from geolip_lirpa.splitting.chain_bounds import Boxes
-from geolip_lirpa.splitting.inputs import Confirm
-from geolip_lirpa.splitting.neurons import Attempt, NeuronSplitting
+from geolip_lirpa.splitting.inputs import Attempt, Confirm
+from geolip_lirpa.splitting.neurons import NeuronSplitting
 from geolip_lirpa.splitting.relu_chain import Pair, ReluChain
 from geolip_lirpa.splitting.targets import Targets
 

@@ -54,27 +54,26 @@ class BoxBounds(Protocol):
 #: Bounds over some boxes, from known ones of boxes that contain them.
 Bounder = Callable[[Boxes, Sequence[Pair] | None], BoxBounds]
 #: Which of some boxes (B,) with the case of each (B,) and bounds of the pre-activations are proven otherwise.
-Finish = Callable[[Boxes, Tensor, Sequence[Pair]], "Finished"]
+Finish = Callable[[Boxes, Tensor, Sequence[Pair]], "Attempt"]
 #: Outputs (B, n_out) at points (B, n0), as computed.
 Forward = Callable[[Tensor], Tensor]
 #: Whether a point (n0,) for case t violates the specification.
 Confirm = Callable[[Tensor, int], bool]
 
 
-class Finished(Protocol):
-    """What became of boxes that were not halved."""
+@dataclass(frozen=True)
+class Attempt:
+    """How a limited search ended.
 
-    @property
-    def proven(self) -> Tensor:
-        """Boxes that miss their polytopes, (B,)."""
+    Args:
+        proven: cases, or boxes, all of whose polytopes are missed, (T,).
+        violated: a point that `Confirm` accepted was found.
+        bounded: number of domains that were bounded.
+    """
 
-    @property
-    def violated(self) -> bool:
-        """A point that `Confirm` accepted was found."""
-
-    @property
-    def bounded(self) -> int:
-        """Number of domains that were bounded."""
+    proven: Tensor
+    violated: bool
+    bounded: int
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,6 @@ by proven arithmetic. Bounds of the pre-activations are those of the whole box, 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -20,7 +19,7 @@ from torch import Tensor
 from geolip_lirpa.splitting.chain_bounds import Boxes, ChainBounds
 from geolip_lirpa.splitting.domain_bounds import Bounded, DomainBounds, Polytopes
 from geolip_lirpa.splitting.domains import Domains
-from geolip_lirpa.splitting.inputs import Confirm, SplitResult
+from geolip_lirpa.splitting.inputs import Attempt, Confirm, SplitResult
 from geolip_lirpa.splitting.relu_chain import Pair, ReluChain
 from geolip_lirpa.splitting.relu_step import relu_lines
 from geolip_lirpa.splitting.row_weights import mixed_weights
@@ -37,21 +36,6 @@ _LOWER_SHARE = 0.3
 _LAST_TRIES = 4
 # iterations of an attempt: there are few neurons to choose slopes for
 _ATTEMPT_ITERATIONS = 10
-
-
-@dataclass(frozen=True)
-class Attempt:
-    """How a limited search over signs ended.
-
-    Args:
-        proven: cases all of whose polytopes are missed, (T,).
-        violated: a point that `Confirm` accepted was found.
-        bounded: number of domains that were bounded.
-    """
-
-    proven: Tensor
-    violated: bool
-    bounded: int
 
 
 class NeuronSplitting:
@@ -83,16 +67,9 @@ class NeuronSplitting:
         self.batch = max(2, min(_MOST_DOMAINS, _NUMBERS // (2 * sum(self.chain.sizes))))
         self.bounded = 0
 
-    def run(self, open_tasks: Tensor | None = None) -> SplitResult:
-        """Search all tasks; domains added last are looked at first.
-
-        Args:
-            open_tasks: numbers of the (case, polytope) pairs that are left; default: all.
-        """
-        tasks = torch.arange(len(self.case)) if open_tasks is None else open_tasks
-        over_cases = self._hidden_of(tasks)
-        weights = self._first_weights(tasks, over_cases)
-        waiting = [Domains.start(tasks, over_cases, weights)]
+    def run(self) -> SplitResult:
+        """Search all polytopes; domains added last are looked at first."""
+        waiting = [self._start()]
         first, tries = True, 0
         while waiting:
             if self.over():
@@ -125,15 +102,12 @@ class NeuronSplitting:
             rounds: how often a domain may be split.
             most: domains at one time, beyond which nothing more is proven.
         """
-        before = self.bounded
-        tasks = torch.arange(len(self.case))
-        over_cases = self._hidden_of(tasks)
-        domains = Domains.start(tasks, over_cases, self._first_weights(tasks, over_cases))
+        domains = self._start()
         failed = torch.zeros(len(self.targets.rows), dtype=torch.bool)
         for number in range(rounds + 1):
             left, rest, violated = self._bounded(domains, _ATTEMPT_ITERATIONS * (2 if number == 0 else 1))
             if violated:
-                return Attempt(torch.zeros_like(failed), True, self.bounded - before)
+                return Attempt(torch.zeros_like(failed), True, self.bounded)
             # where all signs are known, another split changes nothing
             failed[self.case[left.task[~left.undecided.any(dim=1)]]] = True
             index = (~failed[self.case[left.task]]).nonzero()[:, 0]
@@ -142,7 +116,7 @@ class NeuronSplitting:
                 break
             domains = domains.halves(self._chosen(domains, rest))
         failed[self.case[domains.task]] = True
-        return Attempt(~failed, False, self.bounded - before)
+        return Attempt(~failed, False, self.bounded)
 
     def _bounded(self, work: Domains, iterations: int) -> tuple[Domains, Bounded, bool]:
         """What is left of some domains, with its bounds, and whether a violation was found there."""
@@ -158,19 +132,18 @@ class NeuronSplitting:
                 return parts[-1], kept[-1], True
         return Domains.joined(parts), _joined(kept), False
 
-    def _hidden_of(self, tasks: Tensor) -> list[Pair]:
-        return [(low[self.case[tasks]], high[self.case[tasks]]) for low, high in self.hidden]
+    def _start(self) -> Domains:
+        """Whole boxes, one for each polytope of each case."""
+        hidden = [(low[self.case], high[self.case]) for low, high in self.hidden]
+        return Domains.start(torch.arange(len(self.case)), hidden, self._first_weights(hidden))
 
-    def _first_weights(self, tasks: Tensor, hidden: Sequence[Pair]) -> Tensor:
+    def _first_weights(self, hidden: Sequence[Pair]) -> Tensor:
         """Weights for the rows of each polytope with which its first bound is large, (D, M)."""
-        offsets, boxes = self.polytopes.offsets[tasks], self.polytopes.boxes[tasks]
+        rows, offsets, boxes = self.polytopes.rows, self.polytopes.offsets, self.polytopes.boxes
         if offsets.shape[1] == 1:
             return torch.ones_like(offsets)
         bounds = ChainBounds.given(self.chain, boxes, hidden, rigorous=False)
-        place = torch.arange(len(tasks))
-        found = [
-            bounds.rows(self.polytopes.rows[tasks, m], place, rigorous=False) for m in range(offsets.shape[1])
-        ]  # fmt: skip
+        found = [bounds.rows(rows[:, m], None, rigorous=False) for m in range(offsets.shape[1])]
         margins = torch.stack([lower for lower, _ in found], dim=1) + offsets
         slopes = torch.stack([slope for _, slope in found], dim=1)
         return mixed_weights(margins.nan_to_num(-torch.inf), slopes.nan_to_num(0.0), boxes.upper - boxes.lower)
